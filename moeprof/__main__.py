@@ -1,0 +1,5 @@
+"""`python -m moeprof`."""
+
+from moeprof.cli.main import script
+
+script()

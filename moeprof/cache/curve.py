@@ -1,0 +1,146 @@
+"""The exact LRU curve: hits at every cache size from one pass over the trace.
+
+Contract 'atomic': all experts of an event, the distinct experts that one step needs in one
+layer, are looked up against the state before the event; then all of them are the most recently
+used, in the order the batch first names them. From a cache of at least one event's experts on,
+this is what an engine does that serves all misses of a fused kernel before it runs. In a smaller
+one the last experts of the event stay.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.cache.events import event_chunks
+from moeprof.errors import InputError
+from moeprof.result import Result
+from moeprof.trace import Phase, Trace
+
+
+class Scope(StrEnum):
+    """What shares the slots."""
+
+    LAYER = "layer"  # every layer has its own, equally many
+    GLOBAL = "global"  # one pool for all layers
+
+
+@dataclass(frozen=True)
+class LruCurve(Result):
+    """LRU hits at every size. Index i of the lists is `slots[i]` slots.
+
+    `slots` are per layer for scope layer and in all for scope global. A miss reads one expert,
+    so misses_per_token times the bytes of an expert are the bytes a token moves.
+    """
+
+    scope: Scope
+    contract: str
+    policy: str
+    phase: str  # whose tokens were replayed: all, prefill or decode
+    slots: list[int]
+    hit_ratio: list[float]
+    misses_per_token: list[float]
+    accesses: int
+    first_uses: int  # accesses that no size can hit
+    tokens: int
+    events: int
+    token_cycle: int  # slots, in all, that one token passes through: MoE layers x top-k
+    hits_by_layer: NDArray[np.int64] | None = field(repr=False)  # [layers, slots], scope layer
+
+    def at(self, slots: int) -> float:
+        """Hit ratio with `slots` slots (per layer or in all, as the scope says)."""
+        return self.hit_ratio[min(slots, len(self.slots)) - 1] if slots else 0.0
+
+
+def lru_curve(
+    trace: Trace, *, scope: Scope | str = Scope.LAYER, phase: Phase | None = None
+) -> LruCurve:
+    """LRU hit ratio at every number of slots, exact, in one pass over `trace`.
+
+    With `phase`, only that phase's tokens are replayed. Raises InputError where no token is.
+    """
+    scope = Scope(scope)
+    if not trace.tokens or not trace.layers:
+        raise InputError(f"{trace}: holds no tokens to replay")
+    tokens = trace.tokens if phase is None else int((trace.phase == phase).sum())
+    if not tokens:
+        raise InputError(f"{trace}: holds no {Phase(phase or 0).name.lower()} tokens")
+    layered = scope is Scope.LAYER
+    histogram, events = _layer_histograms(trace, phase) if layered else _global(trace, phase)
+    hits = np.cumsum(histogram[:, :-1], axis=1)
+    total = hits.sum(axis=0)
+    accesses = int(histogram.sum())
+    return LruCurve(
+        scope=scope,
+        contract="atomic",
+        policy="lru",
+        phase="all" if phase is None else phase.name.lower(),
+        slots=list(range(1, len(total) + 1)),
+        hit_ratio=(total / accesses).tolist(),
+        misses_per_token=((accesses - total) / tokens).tolist(),
+        accesses=accesses,
+        first_uses=int(histogram[:, -1].sum()),
+        tokens=tokens,
+        events=events,
+        token_cycle=len(trace.layers) * trace.top_k,
+        hits_by_layer=hits if layered else None,
+    )
+
+
+def _layer_histograms(trace: Trace, phase: Phase | None) -> tuple[NDArray[np.int64], int]:
+    """[layers, experts + 1] stack distances, one cache a layer, layers on threads."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(lambda layer: _layer_histogram(trace, layer, phase), trace.layers))
+    return np.stack([histogram for histogram, _ in results]), sum(n for _, n in results)
+
+
+def _layer_histogram(
+    trace: Trace, layer: int, phase: Phase | None
+) -> tuple[NDArray[np.int64], int]:
+    from moeprof.cache.kernels import layer_distances  # Numba costs a second to import
+
+    size = trace.experts_per_layer
+    rank = np.arange(size).astype(np.uint8 if size <= 256 else np.uint16)
+    stamp = np.full(size, -1, np.int64)
+    histogram = np.zeros(size + 1, np.int64)
+    events = 0
+    for chunk in event_chunks(trace, [layer], phase):
+        layer_distances(
+            chunk.experts[0],
+            chunk.recorded[0],
+            chunk.starts,
+            rank,
+            stamp,
+            chunk.first_event,
+            histogram,
+        )
+        events += len(chunk.starts) - 1
+    return histogram, events
+
+
+def _global(trace: Trace, phase: Phase | None) -> tuple[NDArray[np.int64], int]:
+    """[1, layers x experts + 1] stack distances in one cache for all layers."""
+    from moeprof.cache.kernels import global_distances, new_timeline
+
+    layers, size = len(trace.layers), trace.experts_per_layer
+    timeline = new_timeline(layers * size)
+    stamp = np.full((layers, size), -1, np.int64)
+    histogram = np.zeros(layers * size + 1, np.int64)
+    events = 0
+    for chunk in event_chunks(trace, trace.layers, phase):
+        global_distances(
+            chunk.experts,
+            chunk.recorded,
+            chunk.starts,
+            timeline,
+            stamp,
+            chunk.first_event,
+            histogram,
+        )
+        events += (len(chunk.starts) - 1) * layers
+    return histogram[None], events

@@ -1,0 +1,15 @@
+"""Capture: from a running model's routers to a trace. Engines are imported when first used."""
+
+from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.recording import Recording
+from moeprof.capture.run_transformers import CaptureResult, capture_transformers
+from moeprof.capture.transformers import record
+
+__all__ = [
+    "CaptureResult",
+    "Prompt",
+    "Recording",
+    "capture_transformers",
+    "read_prompts",
+    "record",
+]

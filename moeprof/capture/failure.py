@@ -1,0 +1,36 @@
+"""Our own errors stay with us: the first one switches recording off and is logged, once."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+logger = logging.getLogger("moeprof")
+
+
+class FailureLatch:
+    """Remembers the first failure. Safe to trip from any thread, any number of times."""
+
+    def __init__(self) -> None:
+        self.message: str | None = None
+
+    @property
+    def tripped(self) -> bool:
+        """Whether recording has been switched off."""
+        return self.message is not None
+
+    def trip(self, error: BaseException, doing: str) -> None:
+        """Switch recording off because `doing` failed. The message never quotes the error's
+        arguments, which may hold text of a prompt.
+        """
+        if self.message is None:
+            self.message = f"recording stopped: {doing} failed: {_describe(error)}"
+            logger.error("%s; the model goes on unrecorded", self.message)
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + place

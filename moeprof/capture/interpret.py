@@ -1,0 +1,202 @@
+"""From a step's small metadata to token rows: what is traffic, where it stands, whose it is.
+
+Traffic is every token that a request needed the model to route. Not traffic are padding (mask 0),
+and what a batched `generate` feeds a row that is already done: its end-of-sequence token and the
+padding after it, fed only because other rows go on. Run alone, the request would route exactly
+the same tokens. Everything else counts: with the cache switched off every forward routes the
+whole sequence again, and assisted decoding routes candidates that are later rejected.
+
+All of it runs in the writer thread, because on a GPU the metadata is there only later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.capture.recorder import HostCopy, Routing
+from moeprof.capture.step import Batch, BatchEnd, Step
+from moeprof.trace.rows import Phase, Request, TokenRows
+
+NO_TOKEN_ID = -1  # the step came as embeddings
+
+
+@dataclass
+class Progress:
+    """How far the rows of one batch have come."""
+
+    batch: Batch
+    padding: NDArray[np.int64]  # [rows] padding columns so far
+    done: NDArray[np.bool_]  # [rows] an end-of-sequence token was fed back
+    prompt_tokens: NDArray[np.int64]  # [rows]
+    length: NDArray[np.int64]  # [rows] tokens of the sequence that were routed or cached
+    prompt_complete: bool = False
+    lost: bool = False  # a step went by unseen: later ones cannot be placed
+
+    @classmethod
+    def start(cls, batch: Batch) -> Progress:
+        """Of a batch none of which was seen yet."""
+        zeros = np.zeros(batch.rows, np.int64)
+        return cls(batch, zeros.copy(), zeros.astype(bool), zeros.copy(), zeros.copy())
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The tokens of one step that are traffic. n of them, among rows x columns."""
+
+    live: NDArray[np.bool_]  # [rows, columns]
+    request: NDArray[np.int32]  # [n]
+    position: NDArray[np.int32]  # [n]
+    phase: NDArray[np.int8]  # [n] of Phase
+    token_id: NDArray[np.int32]  # [n]
+
+    def __len__(self) -> int:
+        return len(self.request)
+
+
+class Interpreter:
+    """Follows batches from step to step. `experts` and `expert_dtype` are those of the trace."""
+
+    def __init__(self, experts: int, expert_dtype: np.dtype[Any], *, token_ids: bool) -> None:
+        self._experts = experts
+        self._dtype = expert_dtype
+        self._token_ids = token_ids
+        self._progress: dict[int, Progress] = {}
+
+    def traffic(self, step: Step) -> Traffic:
+        """Tell the traffic of `step` from the rest, and follow its batch."""
+        progress = self._of(step.batch)
+        rows, columns = step.batch.rows, step.columns
+        mask, before = _masks(step)
+        padding = progress.padding if step.past else np.zeros(rows, np.int64)
+        if before is not None:
+            padding = (~before).sum(axis=1)
+        place = (step.past - padding)[:, None] + np.cumsum(mask, axis=1) - 1
+        column = step.past + np.arange(columns)
+        prefill = np.broadcast_to(column < step.batch.prompt_width, (rows, columns))
+        token_id = _grid(step.token_ids, rows, columns, NO_TOKEN_ID)
+        live = mask & ~_done(progress, step, token_id, prefill)[:, None]
+
+        progress.padding = padding + (~mask).sum(axis=1)
+        _raise_to(progress.prompt_tokens, place, mask & prefill)
+        _raise_to(progress.length, place, live)
+        progress.prompt_complete |= bool(column[-1] + 1 >= step.batch.prompt_width)
+        request = step.batch.first_request + np.arange(rows)[:, None]
+        position = place if step.positions is None else step.positions.array()
+        return Traffic(
+            live=live,
+            request=np.broadcast_to(request, live.shape)[live].astype(np.int32),
+            position=np.broadcast_to(position, live.shape)[live].astype(np.int32),
+            phase=np.where(prefill, Phase.PREFILL, Phase.DECODE)[live].astype(np.int8),
+            token_id=token_id[live].astype(np.int32),
+        )
+
+    def rows(self, routing: Routing, step: int, traffic: Traffic) -> TokenRows:
+        """The rows of `traffic` with what the routers returned.
+
+        An id that is no expert's (a router may mask a choice with -1) makes its layer null for
+        that token.
+        """
+        live = traffic.live.reshape(-1)
+        ids = routing.experts()[live]
+        recorded = np.broadcast_to(np.array(routing.recorded), ids.shape[:2])
+        recorded = recorded & ((ids >= 0) & (ids < self._experts)).all(axis=2)
+        weights = routing.weights()
+        return TokenRows(
+            step=np.full(len(traffic), step, np.int64),
+            request=traffic.request,
+            position=traffic.position,
+            phase=traffic.phase,
+            experts=ids.astype(self._dtype),
+            recorded=None if recorded.all() else recorded,
+            weights=None if weights is None else weights[live],
+            token_id=traffic.token_id if self._token_ids else None,
+        )
+
+    def lose(self, batch: Batch) -> None:
+        """A step of this batch is gone without a trace: the rest of it cannot be placed."""
+        self._of(batch).lost = True
+
+    def is_lost(self, batch: Batch) -> bool:
+        """Whether `lose` was called for this batch."""
+        return self._of(batch).lost
+
+    def requests_of(self, batch: Batch, clock_base: float) -> list[Request]:
+        """What is known by now of the requests of `batch`."""
+        progress = self._of(batch)
+        return [_request(progress, row, clock_base) for row in range(batch.rows)]
+
+    def prompt_is_complete(self, batch: Batch) -> bool:
+        """Whether the whole prompt of `batch` has been seen."""
+        return self._of(batch).prompt_complete
+
+    def finish(self, end: BatchEnd, clock_base: float) -> list[Request]:
+        """The requests of a batch that has ended, for good."""
+        requests = self.requests_of(end.batch, clock_base)
+        self._progress.pop(end.batch.first_request, None)
+        return [_bounded(request, end.new_tokens) for request in requests]
+
+    def batches(self) -> list[Batch]:
+        """Batches that have not ended."""
+        return [progress.batch for progress in self._progress.values()]
+
+    def _of(self, batch: Batch) -> Progress:
+        return self._progress.setdefault(batch.first_request, Progress.start(batch))
+
+
+def _masks(step: Step) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """[rows, columns] what is a token in this step, and [rows, past] before it where said."""
+    rows, columns = step.batch.rows, step.columns
+    if step.mask is None:
+        return np.ones((rows, columns), bool), None
+    mask = step.mask.array() != 0
+    if mask.shape[1] == columns:
+        return mask, None
+    return mask[:, step.past :], mask[:, : step.past]
+
+
+def _done(
+    progress: Progress, step: Step, token_id: NDArray[Any], prefill: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """[rows] whether the row had ended before this step, and is only carried along.
+
+    A forward of several new tokens on a cache holds the candidates of assisted decoding: an
+    end among them may yet be rejected, so it says nothing.
+    """
+    if step.batch.stop_ids and (step.columns == 1 or step.recomputes):
+        stops = np.isin(token_id, step.batch.stop_ids) & ~prefill
+        progress.done = progress.done | stops.any(axis=1)
+    return progress.done
+
+
+def _grid(copy: HostCopy | None, rows: int, columns: int, default: int) -> NDArray[Any]:
+    return np.full((rows, columns), default) if copy is None else copy.array()
+
+
+def _raise_to(length: NDArray[np.int64], place: NDArray[Any], where: NDArray[np.bool_]) -> None:
+    """`length[row]` becomes at least one more than the last `place` of the row."""
+    np.maximum(length, np.where(where, place + 1, 0).max(axis=1), out=length)
+
+
+def _request(progress: Progress, row: int, clock_base: float) -> Request:
+    prompt, length = int(progress.prompt_tokens[row]), int(progress.length[row])
+    decoded = length - prompt
+    known = progress.prompt_complete and not progress.lost
+    return Request(
+        index=progress.batch.first_request + row,
+        label=progress.batch.labels[row],
+        arrival_s=max(0.0, progress.batch.arrival - clock_base),
+        prompt_tokens=prompt if known else None,
+        # The token that ends a request is generated and never routed: one more than was decoded.
+        output_tokens=decoded + 1 if known and decoded > 0 else None,
+    )
+
+
+def _bounded(request: Request, new_tokens: int | None) -> Request:
+    """`generate` made at most `new_tokens`, and, where nothing was decoded, one."""
+    if new_tokens is None or request.prompt_tokens is None:
+        return request
+    return replace(request, output_tokens=min(request.output_tokens or 1, new_tokens))

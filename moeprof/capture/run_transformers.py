@@ -1,0 +1,199 @@
+"""Running prompts through a model with transformers, and recording it: `capture transformers`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.recording import Recording
+from moeprof.capture.transformers import describe_config, record
+from moeprof.errors import InputError, MissingExtraError, MoeprofError
+from moeprof.result import Result
+from moeprof.trace.schema import MANIFEST
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+Progress = Callable[[int, int], None]  # prompts done, prompts in all
+
+
+@dataclass(frozen=True)
+class CaptureResult(Result):
+    """What a capture recorded, in tokens."""
+
+    path: str
+    model: str
+    requests: int
+    tokens: int  # recorded; the last token a request generates is never routed
+    dropped: int  # seen and not recorded
+    prefill_tokens: int
+    decode_tokens: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, ready to generate."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+
+def capture_transformers(
+    model_path: str | Path,
+    prompts: str | Path | Sequence[Prompt],
+    output: str | Path,
+    *,
+    batch_size: int = 8,
+    max_new_tokens: int = 64,
+    dtype: str = "auto",
+    device: str | None = None,
+    sample: bool = False,
+    seed: int = 0,
+    weights: bool = False,
+    token_ids: bool = False,
+    trust_remote_code: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CaptureResult:
+    """Generate from every prompt with the model in folder `model_path`, and record its routing.
+
+    `prompts` is a file (see `read_prompts`) or what it holds; `output` becomes the trace.
+    Prompts go in batches of `batch_size`, in order, padded on the left, and give up to
+    `max_new_tokens` each: greedily, or with `sample` by the model's own sampling settings from
+    `seed`. `device` is CUDA where there is one. A hub id instead of a folder is downloaded.
+
+    Raises InputError for prompts, model or output that cannot be used, most of them before the
+    model is loaded; MoeprofError if recording broke off (what was recorded stays).
+    """
+    _check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens)
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
+    if not wanted:
+        raise InputError("there are no prompts")
+    _check_output(Path(output), force=force)
+    loaded = _load(str(model_path), dtype, device, trust_remote_code=trust_remote_code)
+    tokens = _tokenize(loaded, wanted, max_new_tokens)
+    with record(
+        loaded.model,
+        output,
+        labels=[prompt.label for prompt in wanted],
+        weights=weights,
+        token_ids=token_ids,
+        force=force,
+    ) as recording:
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": sample}
+        _generate(loaded, tokens, batch_size, seed, settings, progress)
+    return _result(recording, loaded.name, len(wanted))
+
+
+def _result(recording: Recording, model: str, requests: int) -> CaptureResult:
+    if recording.error is not None:
+        raise MoeprofError(
+            f"{recording.path}: {recording.error}; {recording.tokens} tokens were recorded, "
+            f"{recording.dropped} were not"
+        )
+    return CaptureResult(
+        path=str(recording.path),
+        model=model,
+        requests=requests,
+        tokens=recording.tokens,
+        dropped=recording.dropped,
+        prefill_tokens=recording.prefill_tokens,
+        decode_tokens=recording.decode_tokens,
+    )
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}, it must be at least 1")
+
+
+def _check_output(output: Path, *, force: bool) -> None:
+    """What the writer would refuse, refused before minutes of loading."""
+    if output.exists() and not force:
+        raise InputError(f"{output} exists, it will not be overwritten without --force")
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise InputError(f"{output} is not a trace, --force replaces only traces")
+
+
+def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: bool) -> Loaded:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError(error.name or "transformers", "capture") from None
+    local = Path(source).is_dir()
+    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise InputError(f"{source}: no such folder, and not a hub id (OWNER/NAME)")
+    options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        name = describe_config(config).name
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        model = _model_class(config).from_pretrained(source, dtype=dtype, **options)
+        model = model.to(device).eval()
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{source}: the model cannot be loaded: {reason}") from None
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return Loaded(model, tokenizer, name)
+
+
+def _model_class(config: Any) -> Any:
+    """The auto class whose models generate text from `config`; MiniMax-M3's takes images too."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    if type(config) in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        if type(config) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING:
+            return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
+def _tokenize(loaded: Loaded, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+    """Token ids of every prompt. InputError where a prompt is empty or leaves no room."""
+    encoded: list[list[int]] = loaded.tokenizer([p.text for p in prompts])["input_ids"]
+    config = loaded.model.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None)
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if not ids:
+            raise InputError(f"{prompt.place}: has no tokens in this model's vocabulary")
+        if most is not None and len(ids) + max_new_tokens > most:
+            raise InputError(
+                f"{prompt.place}: {len(ids)} tokens and {max_new_tokens} new ones exceed the "
+                f"model's {most} positions: shorten it or lower max_new_tokens"
+            )
+    return encoded
+
+
+def _generate(
+    loaded: Loaded,
+    tokens: Sequence[list[int]],
+    batch_size: int,
+    seed: int,
+    settings: dict[str, Any],
+    progress: Progress | None,
+) -> None:
+    import torch
+
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        for start in range(0, len(tokens), batch_size):
+            batch = {"input_ids": tokens[start : start + batch_size]}
+            padded = loaded.tokenizer.pad(batch, padding=True, return_tensors="pt")
+            loaded.model.generate(
+                input_ids=padded["input_ids"].to(loaded.model.device),
+                attention_mask=padded["attention_mask"].to(loaded.model.device),
+                pad_token_id=loaded.tokenizer.pad_token_id,
+                **settings,
+            )
+            if progress is not None:
+                progress(min(start + batch_size, len(tokens)), len(tokens))

@@ -1,0 +1,70 @@
+"""One forward pass on its way from the hooks to the writer thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moeprof.capture.recorder import HostCopy, Routing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that go through the model side by side, one a row, from the first forward on."""
+
+    first_request: int  # row r is request first_request + r
+    rows: int
+    prompt_width: int  # columns of the padded prompt: a token in a column below it is prefill
+    arrival: float  # time.time() of the call that brought them
+    labels: tuple[str | None, ...]  # one a row
+    stop_ids: tuple[int, ...] = ()  # fed back after the prompt, one of these says the row is done
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass over `batch.rows` rows of `columns` tokens each, T = rows x columns.
+
+    `past` columns are in the cache already. `routing` is None where the step is only counted,
+    for `drop_reason`. The three copies are small, and are what tells traffic from padding.
+    """
+
+    index: int
+    batch: Batch
+    columns: int
+    past: int
+    mask: HostCopy | None = None  # [rows, past + columns] or [rows, columns]; 0 is padding
+    positions: HostCopy | None = None  # [rows or 1, columns]
+    token_ids: HostCopy | None = None  # [rows, columns]
+    recomputes: bool = False  # no cache: the rows hold the whole sequence every time
+    routing: Routing | None = None
+    drop_reason: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """T, padding included."""
+        return self.batch.rows * self.columns
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Size of the three copies."""
+        copies = (self.mask, self.positions, self.token_ids)
+        return sum(copy.nbytes for copy in copies if copy is not None)
+
+
+@dataclass(frozen=True)
+class BatchEnd:
+    """No further forward will continue `batch`; `new_tokens` is the most a row generated."""
+
+    batch: Batch
+    new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Tokens, padding included, of which not even the metadata was kept.
+
+    What followed in the requests named can no longer be placed, so it is dropped as well.
+    """
+
+    tokens: int
+    reason: str
+    batches: tuple[Batch, ...] = ()  # those that lost a step

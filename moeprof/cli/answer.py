@@ -1,0 +1,60 @@
+"""What a command hands back, and the two ways it is shown: text, or one JSON document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import typer
+
+from moeprof import __version__
+from moeprof.result import Result
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress and no warnings.")]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class Answer(Generic[R]):
+    """A result, how to put it in words, and the files that it was computed from."""
+
+    result: R
+    text: Callable[[R], str]
+    json: bool
+    inputs: Sequence[Path] = ()
+    exit_code: int = 0
+    timing: dict[str, float] = field(default_factory=dict)
+
+    def show(self, verb: str, seconds: float) -> None:
+        """Write the answer to stdout. Wall-clock figures stand in `timing` alone."""
+        if not self.json:
+            sys.stdout.write(self.text(self.result).rstrip("\n") + "\n")
+            return
+        document = {
+            "schema": f"moeprof.{verb.replace(' ', '.')}/1",
+            "moeprof": __version__,
+            "inputs": [describe_input(path) for path in self.inputs],
+            "result": self.result.to_dict(),
+            "timing": {"seconds": round(seconds, 6), **self.timing},
+        }
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def describe_input(path: Path) -> dict[str, Any]:
+    """Path and SHA-256; of a trace, that of its manifest, which holds those of its files."""
+    file = path / "manifest.json" if path.is_dir() else path
+    return {"path": str(path), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def warn(message: str, *, quiet: bool = False) -> None:
+    """A line on stderr that is not an error."""
+    if not quiet:
+        sys.stderr.write(f"moeprof: {message}\n")

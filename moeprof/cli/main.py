@@ -1,0 +1,132 @@
+"""The entry point: find the command, import it alone, run it, print its answer, map errors.
+
+Only the command that was called is imported, and `--help` imports nothing: an eager Typer
+application of this size takes longer to start than most commands take to run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+
+from moeprof import __version__
+from moeprof.errors import MoeprofError
+
+# verb: (module in moeprof.cli, what it does)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "record a small M3-architecture model and explain the recording"),
+    "models list": ("models_list", "the architectures that moeprof knows by name"),
+    "models show": ("models_show", "parameters, bytes an expert and KV bytes of a model"),
+    "capture transformers": ("capture_transformers", "run a transformers model and record it"),
+    "info": ("info", "what is in a trace"),
+    "validate": ("validate", "check every invariant and checksum of a trace"),
+    "analyze load": ("analyze_load", "load by expert, layer, phase, label and over time"),
+    "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
+    "report": ("report", "one self-contained HTML page, and figures as PNG"),
+    "hardware list": ("hardware_list", "the hardware profiles that come with moeprof"),
+    "hardware show": ("hardware_show", "every figure of a profile with its source"),
+}
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--version"]:
+        return _print(f"moeprof {__version__}")
+    verb = find_verb(arguments)
+    if verb in COMMANDS:
+        return _run(verb, arguments[len(verb.split()) :])
+    wanted = arguments[len(verb.split()) :]
+    if not wanted or wanted[0] in ("--help", "-h"):
+        return _print(overview(verb))
+    words = " ".join([verb, wanted[0]]).strip()
+    return _complain(f"no command '{words}'{_nearest(words)}; see moeprof {verb} --help", 2)
+
+
+def find_verb(arguments: Sequence[str]) -> str:
+    """The longest leading words that name a command, else a group of commands, else ''."""
+    for length in (2, 1):
+        verb = " ".join(arguments[:length])
+        if verb in COMMANDS and len(arguments) >= length:
+            return verb
+    group = arguments[0] if arguments else ""
+    return group if any(verb.startswith(f"{group} ") for verb in COMMANDS) else ""
+
+
+def overview(group: str = "") -> str:
+    """The commands, or those of one group, a line each."""
+    chosen = {v: line for v, (_, line) in COMMANDS.items() if v.startswith(f"{group} ".lstrip())}
+    width = max(map(len, chosen))
+    usage = f"Usage: moeprof {group or 'COMMAND'} ... [--json] [--quiet]"
+    head = [] if group else ["Record where a Mixture-of-Experts model sends its tokens.", ""]
+    lines = [f"  {verb:<{width}}  {line}" for verb, line in chosen.items()]
+    tail = ["", "moeprof COMMAND --help tells more. First time: moeprof demo"]
+    return "\n".join([usage, "", *head, *lines, *([] if group else tail)])
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    started = time.perf_counter()
+    try:
+        answer = _call(verb, arguments)
+        if isinstance(answer, int):  # Typer printed the help and exited
+            return answer
+        if answer is None:
+            return 0
+        answer.show(verb, time.perf_counter() - started)
+        code: int = answer.exit_code
+        return code
+    except MoeprofError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _call(verb: str, arguments: list[str]):  # type: ignore[no-untyped-def]  # see _run
+    """What the command's `run` returns: an Answer, or Typer's exit code for --help."""
+    import typer
+
+    module = import_module(f"moeprof.cli.{COMMANDS[verb][0]}")
+    app = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.command(help=module.__doc__)(module.run)
+    try:
+        return app(arguments, prog_name=f"moeprof {verb}", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        # Usage errors: Typer's own since 0.16, click's before, alike in what they can do.
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()
+        return int(error.exit_code)
+
+
+def _nearest(words: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(words, COMMANDS, n=1)
+    return f", did you mean '{near[0]}'?" if near else ""
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"moeprof: {message}\n")
+    return code
+
+
+def script() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""What the model is: architecture from a config.json, tensors by class, bytes by format."""
+
+from moeprof.model.formats import FORMATS, WeightFormat, weight_format
+from moeprof.model.loading import load_model
+from moeprof.model.moe_model import Attention, Indexer, MoEModel
+from moeprof.model.precision import Precision, load_precision, precision_names, weight_bytes
+from moeprof.model.presets import preset_names
+from moeprof.model.tensors import TENSOR_CLASSES, TensorGroup
+
+__all__ = [
+    "FORMATS",
+    "TENSOR_CLASSES",
+    "Attention",
+    "Indexer",
+    "MoEModel",
+    "Precision",
+    "TensorGroup",
+    "WeightFormat",
+    "load_model",
+    "load_precision",
+    "precision_names",
+    "preset_names",
+    "weight_bytes",
+    "weight_format",
+]

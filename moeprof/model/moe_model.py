@@ -1,0 +1,210 @@
+"""What a model is: layers, experts, attention, and the exact inventory of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from moeprof.errors import ModelError
+from moeprof.model.formats import weight_format
+from moeprof.model.tensors import TENSOR_CLASSES, TensorGroup, count_parameters
+from moeprof.result import Result
+
+# Classes that one token reads whole; of "routed" it reads top_k experts a layer.
+_ACTIVE_CLASSES = ("attention", "shared", "dense", "indexer", "router")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention: `heads` query heads share `kv_heads` keys and values."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Indexer:
+    """The branch that chooses key blocks: `heads` query heads over ONE index key a token.
+
+    `layers` is how many layers have it; a query attends to `top_blocks` blocks of `block_size`
+    tokens (None where the configuration does not say).
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    block_size: int | None = None
+    top_blocks: int | None = None
+
+
+@dataclass(frozen=True)
+class MoEModel(Result):
+    """A decoder with or without routed experts.
+
+    `layers` counts decoder layers, `moe_layers` holds the native indices of those that route (empty
+    for a dense model; `experts` and `top_k` are then 0). `expert_intermediate_size` is the width of
+    a routed expert. Sizes that nobody stated are 0. `parameters` maps total, active and every
+    tensor class to counts; it is empty where the tensors were not counted.
+
+    Active parameters are what one token reads: top_k experts a layer, attention, shared, dense,
+    indexer and router; without embedding, head, norms and vision.
+    """
+
+    name: str
+    model_type: str
+    hidden_size: int
+    layers: int
+    moe_layers: tuple[int, ...]
+    experts: int
+    top_k: int
+    shared_experts: int = 0
+    expert_intermediate_size: int = 0
+    vocab_size: int = 0
+    max_positions: int = 0
+    tied_embeddings: bool = False
+    attention: Attention | None = None
+    indexer: Indexer | None = None
+    tensors: tuple[TensorGroup, ...] = ()
+    parameters: Mapping[str, int] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._check()
+        object.__setattr__(self, "parameters", self._parameters())
+
+    @classmethod
+    def preset(cls, name: str) -> MoEModel:
+        """A model that ships with moeprof. Raises ModelError naming near presets."""
+        from moeprof.model.presets import read_preset
+
+        return cls.from_config(read_preset(name), name=name)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | Path | Mapping[str, Any],
+        *,
+        name: str | None = None,
+        count_tensors: bool = True,
+    ) -> MoEModel:
+        """The model that a Hugging Face configuration describes.
+
+        `config` is a config.json, a folder that holds one, or its content. With
+        `count_tensors=False` only layers, experts and attention are read: enough to record and
+        replay a model whose tensors cannot be counted. Raises ModelError, one line with file and
+        key, for a value that is missing, impossible or not known to be exact.
+        """
+        from moeprof.model.config_reader import read_model
+
+        return read_model(config, name=name, count_tensors=count_tensors)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> MoEModel:
+        """The inverse of `to_dict`; unknown keys, from a later version, are passed over.
+
+        Raises ModelError where `plain` is not a model.
+        """
+        known = {f.name for f in fields(cls) if f.init}
+        values = {key: value for key, value in plain.items() if key in known}
+        try:
+            values["moe_layers"] = tuple(values["moe_layers"])
+            if values.get("attention") is not None:
+                values["attention"] = Attention(**values["attention"])
+            if values.get("indexer") is not None:
+                values["indexer"] = Indexer(**values["indexer"])
+            groups = values.get("tensors", ())
+            values["tensors"] = tuple(
+                TensorGroup(**{**group, "shape": tuple(group["shape"])}) for group in groups
+            )
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"not a stored model: {error}") from None
+
+    @property
+    def token_cycle(self) -> int:
+        """Experts that one token reads: MoE layers x top_k (228 for MiniMax-M3).
+
+        A global LRU cache with fewer slots never hits.
+        """
+        return len(self.moe_layers) * self.top_k
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of one routed expert; 0 for a dense model. Raises ModelError if uncounted."""
+        return sum(group.parameters for group in self._expert_tensors())
+
+    def bytes_per_expert(self, format: str) -> int:
+        """Bytes of one routed expert in a weight format (`formats.FORMATS`), scales included.
+
+        Biases stay BF16. Raises InputError for an unknown format, ModelError if uncounted.
+        """
+        chosen, vector = weight_format(format), weight_format("bf16")
+        return sum(
+            group.count
+            * (vector if group.is_vector else chosen).tensor_bytes(group.shape)
+            for group in self._expert_tensors()
+        )
+
+    def kv_bytes_per_token_per_rank(
+        self, tp: int = 1, kv_dtype: str = "bf16", index_dtype: str = "bf16"
+    ) -> int:
+        """Cache bytes of one token on one of `tp` tensor-parallel ranks.
+
+        2 x layers x heads of the rank x head_dim for keys and values, plus one index key a layer
+        with an indexer. KV heads are split at most `kv_heads` ways and replicated beyond; the index
+        key stands on every rank. For MiniMax-M3: 61,440 / min(tp, 4) x kv + 7,296 x index bytes
+        (reproduces https://github.com/SemiAnalysisAI/InferenceX/pull/2511).
+        """
+        if tp < 1:
+            raise ModelError(f"tensor parallel size {tp} is below 1")
+        if self.attention is None:
+            raise ModelError(f"{self.name}: the attention heads are not known")
+        heads = ceil(self.attention.kv_heads / tp)
+        key = weight_format(kv_dtype).tensor_bytes((self.attention.head_dim,))
+        total = 2 * self.layers * heads * key
+        if self.indexer is not None:
+            index_key = weight_format(index_dtype).tensor_bytes((self.indexer.head_dim,))
+            total += self.indexer.layers * index_key
+        return total
+
+    def counted_tensors(self) -> tuple[TensorGroup, ...]:
+        """The inventory. Raises ModelError where it was not taken."""
+        if not self.tensors:
+            raise ModelError(f"{self.name}: the tensors of this model were not counted")
+        return self.tensors
+
+    def _expert_tensors(self) -> list[TensorGroup]:
+        """The tensors of one single expert."""
+        each = len(self.moe_layers) * self.experts
+        return [
+            TensorGroup(group.tensor_class, group.name, group.shape, group.count // each)
+            for group in self.counted_tensors()
+            if group.tensor_class == "routed"
+        ]
+
+    def _parameters(self) -> dict[str, int]:
+        if not self.tensors:
+            return {}
+        by_class = count_parameters(self.tensors)
+        active = sum(by_class[name] for name in _ACTIVE_CLASSES)
+        if self.experts:
+            active += by_class["routed"] * self.top_k // self.experts
+        counts = {"total": sum(by_class.values()), "active": active}
+        return counts | {name: by_class[name] for name in TENSOR_CLASSES}
+
+    def _check(self) -> None:
+        if not 0 <= self.top_k <= self.experts:
+            raise ModelError(f"{self.name}: top_k {self.top_k} of {self.experts} experts")
+        if bool(self.moe_layers) != bool(self.experts and self.top_k):
+            raise ModelError(
+                f"{self.name}: {len(self.moe_layers)} MoE layers, {self.experts} experts and "
+                f"top_k {self.top_k} do not go together"
+            )
+        ascending = list(self.moe_layers) == sorted(set(self.moe_layers))
+        if not ascending or any(not 0 <= i < self.layers for i in self.moe_layers):
+            raise ModelError(
+                f"{self.name}: MoE layers must be ascending indices below {self.layers}"
+            )

@@ -1,0 +1,24 @@
+"""The recording: what it holds, how it is written, read, checked and made up."""
+
+from moeprof.trace.counts import write_counts
+from moeprof.trace.inspection import TraceInfo, describe_trace, validate_trace
+from moeprof.trace.reader import LayerBatch, Trace, open_trace
+from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
+from moeprof.trace.synthetic import synthesize_rows
+from moeprof.trace.writer import TraceWriter
+
+__all__ = [
+    "LayerBatch",
+    "Phase",
+    "Request",
+    "TelemetrySample",
+    "TokenRows",
+    "Trace",
+    "TraceInfo",
+    "TraceWriter",
+    "describe_trace",
+    "open_trace",
+    "synthesize_rows",
+    "validate_trace",
+    "write_counts",
+]

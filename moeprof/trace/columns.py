@@ -1,0 +1,136 @@
+"""Token-major arrays to Arrow columns and back, without a Python loop over tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from moeprof.trace.rows import Phase, TokenRows
+from moeprof.trace.schema import Manifest
+
+# A tile of this many tokens stays in cache while it is turned: 6 GB/s against 1.2 untiled.
+_TILE = 512
+
+
+def to_batch(rows: TokenRows, manifest: Manifest) -> pa.RecordBatch:
+    """`rows` as one record batch of the trace's schema."""
+    schema = manifest.segment_schema
+    arrays: list[pa.Array] = [
+        pa.array(rows.step, pa.int64()),
+        pa.array(rows.request, pa.int32()),
+        pa.array(rows.position, pa.int32()),
+        _phase_column(rows),
+    ]
+    if manifest.token_ids:
+        arrays.append(pa.array(rows.token_id, pa.int32()))
+    dtype = schema.field(len(arrays)).type.value_type.to_pandas_dtype()
+    arrays += _list_columns(rows.experts.astype(dtype, copy=False), rows.recorded)
+    if rows.weights is not None:
+        arrays += _list_columns(rows.weights.astype(np.float16, copy=False), rows.recorded)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _phase_column(rows: TokenRows) -> pa.Array:
+    if rows.phase is None:
+        return pa.nulls(len(rows), pa.int8())
+    return pa.array(rows.phase.astype(np.int8, copy=False), mask=rows.phase < 0)
+
+
+def _list_columns(values: NDArray[Any], recorded: NDArray[np.bool_] | None) -> list[pa.Array]:
+    """[tokens, layers, k] to one fixed-size list column a layer."""
+    columns = layer_major(values)
+    masks = [None] * len(columns) if recorded is None else list(recorded.T)
+    return [_list_column(column, mask) for column, mask in zip(columns, masks, strict=True)]
+
+
+def _list_column(column: NDArray[Any], recorded: NDArray[np.bool_] | None) -> pa.Array:
+    tokens, k = column.shape
+    validity = None
+    if recorded is not None and not recorded.all():
+        column[~recorded] = 0  # not read by anyone, but same input, same bytes
+        validity = pa.py_buffer(np.packbits(recorded, bitorder="little").tobytes())
+    flat = pa.array(column.reshape(-1))
+    item = pa.field("item", flat.type, False)
+    return pa.Array.from_buffers(pa.list_(item, k), tokens, [validity], children=[flat])
+
+
+def layer_major(values: NDArray[Any]) -> NDArray[Any]:
+    """[tokens, layers, k] to a new contiguous [layers, tokens, k].
+
+    The k slots of one (token, layer) move as one wide integer where a width fits.
+    """
+    tokens, layers, k = values.shape
+    wide = _wide_view(np.ascontiguousarray(values))
+    turned = np.empty((layers, tokens, *wide.shape[2:]), wide.dtype)
+    for start in range(0, tokens, _TILE):
+        tile = wide[start : start + _TILE]
+        turned[:, start : start + _TILE] = tile.swapaxes(0, 1)
+    return turned.view(values.dtype).reshape(layers, tokens, k)
+
+
+def _wide_view(values: NDArray[Any]) -> NDArray[Any]:
+    """The last axis viewed through the widest integer that divides it."""
+    width = values.shape[2] * values.itemsize
+    for size in (8, 4, 2):
+        if width % size == 0:
+            wide = values.view(f"u{size}")
+            return wide[..., 0] if wide.shape[2] == 1 else wide
+    return values
+
+
+def list_values(column: pa.Array) -> NDArray[Any]:
+    """A fixed-size list column as [rows, k], zero-copy; null rows hold whatever was written.
+
+    Arrow's own `flatten()` drops null rows and `.values` ignores slices, hence the offset.
+    """
+    k = column.type.list_size
+    flat = column.values.to_numpy(zero_copy_only=True)
+    rows: NDArray[Any] = flat.reshape(-1, k)[column.offset : column.offset + len(column)]
+    return rows
+
+
+def validity(column: pa.Array) -> NDArray[np.bool_] | None:
+    """True where a row is not null; None if no row is."""
+    if column.null_count == 0:
+        return None
+    mask: NDArray[np.bool_] = column.is_valid().to_numpy(zero_copy_only=False)
+    return mask
+
+
+def concat_rows(parts: Sequence[TokenRows]) -> TokenRows:
+    """Consecutive parts of one recording as one."""
+    if len(parts) == 1:
+        return parts[0]
+    recorded = None
+    if any(part.recorded is not None for part in parts):
+        recorded = np.concatenate([_recorded(part) for part in parts])
+    phase = None
+    if any(part.phase is not None for part in parts):
+        phase = np.concatenate([_phase(part) for part in parts])
+    return TokenRows(
+        step=np.concatenate([part.step for part in parts]),
+        request=np.concatenate([part.request for part in parts]),
+        position=np.concatenate([part.position for part in parts]),
+        phase=phase,
+        experts=np.concatenate([part.experts for part in parts]),
+        recorded=recorded,
+        weights=_concat_present([part.weights for part in parts]),
+        token_id=_concat_present([part.token_id for part in parts]),
+    )
+
+
+def _recorded(part: TokenRows) -> NDArray[np.bool_]:
+    return np.ones(part.experts.shape[:2], bool) if part.recorded is None else part.recorded
+
+
+def _phase(part: TokenRows) -> NDArray[np.int8]:
+    return np.full(len(part), Phase.UNKNOWN, np.int8) if part.phase is None else part.phase
+
+
+def _concat_present(arrays: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+    present = [array for array in arrays if array is not None]
+    return np.concatenate(present) if present else None

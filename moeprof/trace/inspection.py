@@ -1,0 +1,150 @@
+"""What is in a trace, and whether everything in it is as it should be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from moeprof.result import Result
+from moeprof.trace.reader import LayerBatch, Trace, open_trace
+from moeprof.trace.rows import Phase
+from moeprof.trace.schema import Manifest
+
+
+@dataclass(frozen=True)
+class TraceInfo(Result):
+    """The contents of one trace. `problems` is empty when nothing is missing or damaged."""
+
+    path: str
+    model: str
+    tokens: int
+    prefill_tokens: int
+    decode_tokens: int
+    steps: int
+    layers: int
+    experts: int
+    top_k: int
+    requests: int
+    labels: dict[str, int]  # requests by label
+    dropped: dict[str, int]
+    engine: str
+    rank_ordered: bool | None
+    weights: bool
+    token_ids: bool
+    complete: bool
+    counts_only: bool
+    bytes: int
+    problems: list[str] = field(default_factory=list)
+
+
+def describe_trace(trace: Trace) -> TraceInfo:
+    """Sizes, labels and gaps of `trace`, without reading its expert columns."""
+    ordered = not trace.counts_only
+    phase = trace.phase if ordered else np.zeros(0, np.int8)
+    labels = [request.label for request in trace.requests if request.label is not None]
+    manifest = trace.manifest
+    return TraceInfo(
+        path=str(trace),
+        model=trace.model.name,
+        tokens=trace.tokens,
+        prefill_tokens=int((phase == Phase.PREFILL).sum()),
+        decode_tokens=int((phase == Phase.DECODE).sum()),
+        steps=len(np.unique(trace.step)) if ordered else 0,
+        layers=len(trace.layers),
+        experts=trace.experts_per_layer,
+        top_k=trace.top_k,
+        requests=len(trace.requests),
+        labels={label: labels.count(label) for label in trace.labels},
+        dropped=trace.dropped,
+        engine=f"{manifest.engine} {manifest.engine_version}".strip(),
+        rank_ordered=manifest.rank_ordered,
+        weights=manifest.weights,
+        token_ids=manifest.token_ids,
+        complete=manifest.complete,
+        counts_only=trace.counts_only,
+        bytes=_stored_bytes(trace.path),
+        problems=list(trace.problems),
+    )
+
+
+def _stored_bytes(path: Path | None) -> int:
+    if path is None:
+        return 0
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def validate_trace(path: str | Path) -> TraceInfo:
+    """Open the trace at `path` and check every invariant; what fails is in `problems`.
+
+    Checked: digests, rows and columns of every file; ids below the number of experts and
+    distinct in a row; positions of a request without a gap, unless tokens were dropped.
+    Raises TraceError only where there is no trace at all.
+    """
+    trace = open_trace(path)
+    info = describe_trace(trace)
+    problems = [*_digests(Path(path), trace.manifest), *info.problems]
+    if not trace.counts_only:
+        for layer in trace.layers:
+            problems += _routing_problems(trace, layer)
+        problems += _position_problems(trace)
+    if not info.complete:
+        problems.append("manifest.json: the recording was cut off before its writer closed it")
+    return TraceInfo(**{**vars(info), "problems": problems})
+
+
+def _digests(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for stored in manifest.files:
+        path = folder / stored.file
+        if not path.exists():
+            continue  # the reader has said so
+        if path.stat().st_size != stored.bytes:
+            yield f"{stored.file}: {path.stat().st_size:,} bytes, the manifest says {stored.bytes:,}"
+            continue
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
+                yield f"{stored.file}: content differs from its checksum, do not trust its rows"
+
+
+def _routing_problems(trace: Trace, layer: int) -> Iterator[str]:
+    """One sentence for the first impossible id and the first repeated id of a layer."""
+    for check, sentence in (
+        (_out_of_range, f"is not below {trace.experts_per_layer} experts"),
+        (_repeats, "stands twice among the experts of one token"),
+    ):
+        for part in trace.batches(layer):
+            bad = check(part, trace.experts_per_layer)
+            if part.recorded is not None:
+                bad &= part.recorded
+            if bad.any():
+                row = int(bad.argmax())
+                yield f"layer {layer}, row {part.start + row}: an id {sentence}"
+                break
+
+
+def _out_of_range(part: LayerBatch, experts: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return (part.experts >= experts).any(axis=1)
+
+
+def _repeats(part: LayerBatch, experts: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    ordered = np.sort(part.experts, axis=1)
+    return (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+
+
+def _position_problems(trace: Trace) -> Iterator[str]:
+    """The first request whose positions jump or go back, and how many others do."""
+    if not trace.tokens or trace.dropped:
+        return
+    order = np.argsort(trace.request, kind="stable")
+    request, position = trace.request[order], trace.position[order]
+    jumps = (np.diff(position) != 1) & (np.diff(request) == 0)
+    if jumps.any():
+        first = int(jumps.argmax())
+        broken = len(np.unique(request[1:][jumps]))
+        yield (
+            f"request {request[first]}: position {position[first]} is followed by "
+            f"{position[first + 1]}, and no drop was counted ({broken} such requests)"
+        )

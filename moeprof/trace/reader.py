@@ -1,0 +1,278 @@
+"""Reading a trace: lazy, memory-mapped, layer by layer, and still when it is cut or damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from moeprof import __version__
+from moeprof.errors import TraceError
+from moeprof.model import MoEModel
+from moeprof.trace.columns import list_values, to_batch, validity
+from moeprof.trace.counts import read_counts
+from moeprof.trace.rows import Phase, Request, TokenRows
+from moeprof.trace.schema import (
+    REQUEST_SCHEMA,
+    REQUESTS,
+    SEGMENTS,
+    Manifest,
+    expert_dtype,
+    experts_column,
+    weights_column,
+)
+from moeprof.trace.streams import read_stored
+
+
+class LayerBatch(NamedTuple):
+    """Consecutive rows of one layer, zero-copy."""
+
+    start: int  # first row
+    experts: NDArray[np.unsignedinteger]  # [rows, k]; meaningless where not recorded
+    recorded: NDArray[np.bool_] | None  # [rows]; None: all
+
+
+class Trace:
+    """One recording, opened. Arrays are by row, a row is a token in engine order.
+
+    `problems` says in sentences what is missing or damaged; what is whole still reads.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        batches: Sequence[pa.RecordBatch],
+        requests: Sequence[Request] = (),
+        *,
+        path: Path | None = None,
+        problems: Sequence[str] = (),
+        counts: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.path = path
+        self.model = MoEModel.from_dict(manifest.model)
+        self.layers = tuple(manifest.layers)
+        self.experts_per_layer = manifest.experts
+        self.top_k = manifest.top_k
+        self.requests = tuple(sorted(requests, key=lambda request: request.index))
+        self.problems = tuple(problems)
+        self.tokens = sum(batch.num_rows for batch in batches)
+        self._batches = [batch for batch in batches if batch.num_rows]
+        self._counts = counts
+
+    @classmethod
+    def in_memory(
+        cls, model: MoEModel, rows: TokenRows, requests: Sequence[Request] = ()
+    ) -> Trace:
+        """A trace that was never a file, for tests and for rows made by a program."""
+        manifest = Manifest(
+            moeprof=__version__,
+            clock_base=0.0,
+            model=model.to_dict(),
+            layers=list(model.moe_layers),
+            experts=model.experts,
+            top_k=rows.experts.shape[2],
+            weights=rows.weights is not None,
+            token_ids=rows.token_id is not None,
+            complete=True,
+            tokens=len(rows),
+        )
+        return cls(manifest, [to_batch(rows, manifest)], requests)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Tokens that were seen and not recorded, by reason."""
+        return dict(self.manifest.dropped)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The distinct labels of the requests, sorted."""
+        return tuple(sorted({r.label for r in self.requests if r.label is not None}))
+
+    @cached_property
+    def step(self) -> NDArray[np.int64]:
+        """[tokens] forward pass that each token was in."""
+        return self._column("step")
+
+    @cached_property
+    def request(self) -> NDArray[np.int32]:
+        """[tokens] index of the request that each token belongs to."""
+        return self._column("request")
+
+    @cached_property
+    def position(self) -> NDArray[np.int32]:
+        """[tokens] place of each token in its request's sequence, from 0."""
+        return self._column("position")
+
+    @cached_property
+    def phase(self) -> NDArray[np.int8]:
+        """[tokens] of Phase; -1 where the source did not say."""
+        return self._column("phase", null=Phase.UNKNOWN)
+
+    @cached_property
+    def token_id(self) -> NDArray[np.int32]:
+        """[tokens] vocabulary ids; TraceError unless they were asked for when recording."""
+        if not self.manifest.token_ids:
+            raise TraceError(f"{self}: token ids were not recorded; record with token_ids=True")
+        return self._column("token_id", null=-1)
+
+    @cached_property
+    def label(self) -> NDArray[np.str_]:
+        """[tokens] label of each token's request, '' where it has none."""
+        known = {request.index: request.label or "" for request in self.requests}
+        indices, inverse = np.unique(self.request, return_inverse=True)
+        names = np.array([known.get(int(index), "") for index in indices] or [""])
+        labels: NDArray[np.str_] = names[inverse]
+        return labels
+
+    def batches(self, layer: int) -> Iterator[LayerBatch]:
+        """The rows of native layer `layer`, zero-copy, as stored: bounded memory at any size."""
+        name = experts_column(self._layer(layer))
+        start = 0
+        for batch in self._batches:
+            column = batch.column(name)
+            yield LayerBatch(start, list_values(column), validity(column))
+            start += batch.num_rows
+
+    def experts(self, layer: int) -> NDArray[np.unsignedinteger]:
+        """[rows, k] logical expert ids of the rows that have native layer `layer`.
+
+        These are all tokens, unless `recorded(layer)` is False somewhere.
+        """
+        parts = [
+            part.experts if part.recorded is None else part.experts[part.recorded]
+            for part in self.batches(layer)
+        ]
+        return _joined(parts, np.zeros((0, self.top_k), expert_dtype(self.experts_per_layer)))
+
+    def recorded(self, layer: int) -> NDArray[np.bool_]:
+        """[tokens] whether native layer `layer` was recorded for each token."""
+        masks = [
+            np.ones(len(part.experts), bool) if part.recorded is None else part.recorded
+            for part in self.batches(layer)
+        ]
+        return _joined(masks, np.zeros(0, bool))
+
+    def weights(self, layer: int) -> NDArray[np.float16]:
+        """[rows, k] gate weights of the rows that have native layer `layer`.
+
+        Raises TraceError unless weights were asked for when recording.
+        """
+        if not self.manifest.weights:
+            raise TraceError(f"{self}: gate weights were not recorded; record with weights=True")
+        name = weights_column(self._layer(layer))
+        parts = []
+        for batch in self._batches:
+            column = batch.column(name)
+            mask = validity(column)
+            values = list_values(column)
+            parts.append(values if mask is None else values[mask])
+        return _joined(parts, np.zeros((0, self.top_k), np.float16))
+
+    @property
+    def counts_only(self) -> bool:
+        """True for a recording of counts, which has no token order."""
+        return self._counts is not None and not self.tokens
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[windows, layers, experts] tokens per expert, of a trace that holds only counts."""
+        if self._counts is None:
+            raise TraceError(f"{self}: holds no counts, it holds tokens")
+        return self._counts
+
+    def __str__(self) -> str:
+        return str(self.path) if self.path else "in-memory trace"
+
+    def __repr__(self) -> str:
+        return (
+            f"<Trace {self}: {self.tokens:,} tokens x {len(self.layers)} layers x "
+            f"{self.top_k} of {self.experts_per_layer} experts, {self.model.name}>"
+        )
+
+    def _layer(self, layer: int) -> int:
+        if self.counts_only:
+            raise TraceError(f"{self}: holds counts only; this needs the order of tokens")
+        if layer not in self.layers:
+            raise TraceError(
+                f"{self}: layer {layer} was not recorded; recorded are {_ranges(self.layers)}"
+            )
+        return layer
+
+    def _column(self, name: str, null: int | None = None) -> NDArray[Any]:
+        if self.counts_only:
+            raise TraceError(f"{self}: holds counts only; this needs the order of tokens")
+        dtype = self.manifest.segment_schema.field(name).type.to_pandas_dtype()
+        parts = []
+        for batch in self._batches:
+            column = batch.column(name)
+            if column.null_count:
+                column = column.fill_null(null)
+            parts.append(column.to_numpy(zero_copy_only=True))
+        return _joined(parts, np.zeros(0, dtype))
+
+
+def _joined(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    """All parts as one array; a single part is not copied."""
+    if not parts:
+        return empty
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def open_trace(path: str | Path) -> Trace:
+    """Open the trace in folder `path`. TraceError if there is none; damage goes to `problems`."""
+    folder = Path(path)
+    if not folder.exists():
+        raise TraceError(f"{folder}: no such trace")
+    if not folder.is_dir():
+        raise TraceError(f"{folder}: not a trace folder")
+    manifest = Manifest.load(folder)
+    batches, problems = _read_segments(folder, manifest)
+    requests, request_problems = _read_requests(folder, manifest)
+    counts, count_problems = read_counts(folder, manifest)
+    return Trace(
+        manifest,
+        batches,
+        requests,
+        path=folder,
+        problems=[*problems, *request_problems, *count_problems],
+        counts=counts,
+    )
+
+
+def _read_segments(folder: Path, manifest: Manifest) -> tuple[list[pa.RecordBatch], list[str]]:
+    """The whole batches of every segment in order, and what is wrong with each."""
+    listed = {stored.file for stored in manifest.files if stored.file.startswith(SEGMENTS)}
+    found = {f"{SEGMENTS}/{path.name}" for path in (folder / SEGMENTS).glob("*.arrows")}
+    batches: list[pa.RecordBatch] = []
+    problems: list[str] = []
+    for file in sorted(listed | found):
+        good, problem = read_stored(folder, file, manifest, manifest.segment_schema)
+        batches += good
+        if problem:
+            problems.append(problem)
+    return batches, problems
+
+
+def _read_requests(folder: Path, manifest: Manifest) -> tuple[list[Request], list[str]]:
+    if not (folder / REQUESTS).exists() and manifest.stored(REQUESTS) is None:
+        return [], []
+    batches, problem = read_stored(folder, REQUESTS, manifest, REQUEST_SCHEMA)
+    latest = {row["index"]: Request(**row) for batch in batches for row in batch.to_pylist()}
+    return list(latest.values()), [problem] if problem else []
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """'3-59' or '1, 4-6'."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,170 @@
+"""The trace on disk: file names, Arrow schemas, and the manifest.
+
+docs/trace-format.md describes the same in prose, for those who write or read it without us.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+
+from moeprof.errors import TraceError
+
+SCHEMA = "moeprof.trace/1"
+MANIFEST = "manifest.json"
+SEGMENTS = "segments"
+REQUESTS = "requests.arrows"
+TELEMETRY = "telemetry.arrows"
+COUNTS = "counts.arrows"
+
+FILE_MODE = 0o600  # expert ids reveal most of the text (arXiv 2602.04105)
+FOLDER_MODE = 0o700
+
+REQUEST_SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("arrival_s", pa.float64()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32()),
+    ]
+)
+TELEMETRY_SCHEMA = pa.schema(
+    [
+        pa.field("time_s", pa.float64(), nullable=False),
+        pa.field("device", pa.int32(), nullable=False),
+        pa.field("gpu_utilization", pa.float32()),
+        pa.field("memory_used_bytes", pa.int64()),
+        pa.field("memory_total_bytes", pa.int64()),
+        pa.field("power_w", pa.float32()),
+        pa.field("temperature_c", pa.float32()),
+        pa.field("sm_clock_mhz", pa.float32()),
+    ]
+)
+COUNTS_SCHEMA = pa.schema(
+    [
+        pa.field("window", pa.int64(), nullable=False),
+        pa.field("layer", pa.int32(), nullable=False),
+        pa.field("expert", pa.int32(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+    ]
+)
+
+
+def expert_dtype(experts: int) -> np.dtype[Any]:
+    """The narrowest unsigned integer that holds ids below `experts`."""
+    return np.dtype(np.uint8 if experts <= 256 else np.uint16)
+
+
+def experts_column(layer: int) -> str:
+    """Column of the chosen experts of native layer `layer`."""
+    return f"experts.{layer}"
+
+
+def weights_column(layer: int) -> str:
+    """Column of the gate weights of native layer `layer`."""
+    return f"weights.{layer}"
+
+
+def segment_schema(
+    layers: Sequence[int], experts: int, top_k: int, *, weights: bool, token_ids: bool
+) -> pa.Schema:
+    """One row a token, one fixed-size list a layer."""
+    fields = [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("request", pa.int32(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+        pa.field("phase", pa.int8()),
+    ]
+    if token_ids:
+        fields.append(pa.field("token_id", pa.int32()))
+    ids = pa.list_(pa.field("item", pa.from_numpy_dtype(expert_dtype(experts)), False), top_k)
+    gates = pa.list_(pa.field("item", pa.float16(), False), top_k)
+    fields += [pa.field(experts_column(layer), ids) for layer in layers]
+    if weights:
+        fields += [pa.field(weights_column(layer), gates) for layer in layers]
+    return pa.schema(fields)
+
+
+class StoredFile(BaseModel):
+    """A file of the trace that is closed: its length and digest no longer change."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    file: str
+    rows: NonNegativeInt
+    bytes: NonNegativeInt
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What the trace says of itself. Rewritten at the start and whenever a file is closed."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    schema_name: str = Field(SCHEMA, alias="schema")
+    moeprof: str
+    clock_base: float  # Unix time that arrival_s and time_s count from
+    model: dict[str, Any]
+    layers: list[NonNegativeInt]  # native indices of the layers that were recorded
+    experts: NonNegativeInt
+    top_k: NonNegativeInt
+    engine: str = ""
+    engine_version: str = ""
+    rank_ordered: bool | None = None  # is slot 0 the router's first choice? None: not known
+    weights: bool = False
+    token_ids: bool = False
+    complete: bool = False  # closed by its writer, not cut off
+    tokens: NonNegativeInt = 0
+    dropped: dict[str, NonNegativeInt] = {}  # tokens seen and not recorded, by reason
+    files: list[StoredFile] = []
+
+    @property
+    def segment_schema(self) -> pa.Schema:
+        """The Arrow schema that every segment of this trace has."""
+        return segment_schema(
+            self.layers,
+            self.experts,
+            self.top_k,
+            weights=self.weights,
+            token_ids=self.token_ids,
+        )
+
+    def stored(self, file: str) -> StoredFile | None:
+        """What the manifest says of `file`, None while it is not closed."""
+        return next((entry for entry in self.files if entry.file == file), None)
+
+    def save(self, folder: Path) -> None:
+        """Replace the manifest in one step: a reader sees the old one or the new one."""
+        draft = folder / f"{MANIFEST}.tmp"
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "w") as out:
+            out.write(self.model_dump_json(indent=1, by_alias=True) + "\n")
+        os.replace(draft, folder / MANIFEST)
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read the manifest of the trace in `folder`; TraceError says what is wrong with it."""
+        path = folder / MANIFEST
+        try:
+            manifest = cls.model_validate(json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise TraceError(f"{folder}: not a trace, it has no {MANIFEST}") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise TraceError(f"{path}: cannot be read as JSON: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise TraceError(f"{path}: {place}: {first['msg']}") from None
+        if manifest.schema_name != SCHEMA:
+            raise TraceError(
+                f"{path}: schema is {manifest.schema_name!r}, this moeprof reads {SCHEMA!r}; "
+                "a newer moeprof wrote it: pip install -U moeprof"
+            )
+        return manifest
