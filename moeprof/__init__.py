@@ -1,3 +1,112 @@
-"""moeprof: record where a Mixture-of-Experts model sends its tokens, and what that means."""
+"""moeprof: record where a Mixture-of-Experts model sends its tokens, and what that means.
+
+    with moeprof.record(model, "run.moetrace"):
+        model.generate(**inputs)
+    trace = moeprof.open_trace("run.moetrace")
+    moeprof.analyze_load(trace).mean_imbalance
+
+Names are imported when they are first used: `import moeprof` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from moeprof.analysis import analyze_load, analyze_specialization
+    from moeprof.cache import lru_curve
+    from moeprof.capture import capture_transformers, record
+    from moeprof.demo import run_demo
+    from moeprof.errors import MoeprofError
+    from moeprof.hardware import load_hardware
+    from moeprof.model import MoEModel, describe_model, load_model
+    from moeprof.projection import project_memory
+    from moeprof.quantity import Provenance, Quantity
+    from moeprof.report import gather_report, write_report
+    from moeprof.trace import (
+        Phase,
+        Request,
+        TokenRows,
+        Trace,
+        TraceWriter,
+        describe_trace,
+        open_trace,
+        synthesize_rows,
+        validate_trace,
+        write_counts,
+    )
+
+# public name: the package that defines it
+_HOMES = {
+    "MoEModel": "model",
+    "MoeprofError": "errors",
+    "Phase": "trace",
+    "Provenance": "quantity",
+    "Quantity": "quantity",
+    "Request": "trace",
+    "TokenRows": "trace",
+    "Trace": "trace",
+    "TraceWriter": "trace",
+    "analyze_load": "analysis",
+    "analyze_specialization": "analysis",
+    "capture_transformers": "capture",
+    "describe_model": "model",
+    "describe_trace": "trace",
+    "gather_report": "report",
+    "load_hardware": "hardware",
+    "load_model": "model",
+    "lru_curve": "cache",
+    "open_trace": "trace",
+    "project_memory": "projection",
+    "record": "capture",
+    "run_demo": "demo",
+    "synthesize_rows": "trace",
+    "validate_trace": "trace",
+    "write_counts": "trace",
+    "write_report": "report",
+}
+
+__all__ = [
+    "MoEModel",
+    "MoeprofError",
+    "Phase",
+    "Provenance",
+    "Quantity",
+    "Request",
+    "TokenRows",
+    "Trace",
+    "TraceWriter",
+    "__version__",
+    "analyze_load",
+    "analyze_specialization",
+    "capture_transformers",
+    "describe_model",
+    "describe_trace",
+    "gather_report",
+    "load_hardware",
+    "load_model",
+    "lru_curve",
+    "open_trace",
+    "project_memory",
+    "record",
+    "run_demo",
+    "synthesize_rows",
+    "validate_trace",
+    "write_counts",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moeprof' has no attribute {name!r}")
+    value = getattr(import_module(f"moeprof.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -40,4 +40,5 @@ def expert_load(trace: Trace) -> NDArray[np.int64]:
     if trace.counts_only:
         load: NDArray[np.int64] = trace.counts.sum(axis=0)
         return load
-    return count_assignments(trace, np.zeros(trace.tokens, np.int32), 1)[0]
+    whole: NDArray[np.int64] = count_assignments(trace, np.zeros(trace.tokens, np.int32), 1)[0]
+    return whole

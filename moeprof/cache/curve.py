@@ -34,8 +34,9 @@ class Scope(StrEnum):
 class LruCurve(Result):
     """LRU hits at every size. Index i of the lists is `slots[i]` slots.
 
-    `slots` are per layer for scope layer and in all for scope global. A miss reads one expert,
-    so misses_per_token times the bytes of an expert are the bytes a token moves.
+    `slots` are per layer for scope layer and in all for scope global. A miss reads one expert of
+    the recorded model, `bytes_per_expert` in `precision`; both byte figures are None where the
+    model's tensors are not known.
     """
 
     scope: Scope
@@ -45,6 +46,9 @@ class LruCurve(Result):
     slots: list[int]
     hit_ratio: list[float]
     misses_per_token: list[float]
+    bytes_per_token: list[float] | None
+    precision: str
+    bytes_per_expert: int | None
     accesses: int
     first_uses: int  # accesses that no size can hit
     tokens: int
@@ -58,11 +62,16 @@ class LruCurve(Result):
 
 
 def lru_curve(
-    trace: Trace, *, scope: Scope | str = Scope.LAYER, phase: Phase | None = None
+    trace: Trace,
+    *,
+    scope: Scope | str = Scope.LAYER,
+    phase: Phase | None = None,
+    precision: str = "bf16",
 ) -> LruCurve:
     """LRU hit ratio at every number of slots, exact, in one pass over `trace`.
 
-    With `phase`, only that phase's tokens are replayed. Raises InputError where no token is.
+    With `phase`, only that phase's tokens are replayed; `precision` is the weight format that a
+    miss reads. Raises InputError where no token is, or for an unknown format.
     """
     scope = Scope(scope)
     if not trace.tokens or not trace.layers:
@@ -75,6 +84,8 @@ def lru_curve(
     hits = np.cumsum(histogram[:, :-1], axis=1)
     total = hits.sum(axis=0)
     accesses = int(histogram.sum())
+    misses_per_token = (accesses - total) / tokens
+    expert = trace.model.bytes_per_expert(precision) if trace.model.tensors else None
     return LruCurve(
         scope=scope,
         contract="atomic",
@@ -82,7 +93,10 @@ def lru_curve(
         phase="all" if phase is None else phase.name.lower(),
         slots=list(range(1, len(total) + 1)),
         hit_ratio=(total / accesses).tolist(),
-        misses_per_token=((accesses - total) / tokens).tolist(),
+        misses_per_token=misses_per_token.tolist(),
+        bytes_per_token=None if expert is None else (misses_per_token * expert).tolist(),
+        precision=precision,
+        bytes_per_expert=expert,
         accesses=accesses,
         first_uses=int(histogram[:, -1].sum()),
         tokens=tokens,

@@ -110,7 +110,7 @@ def new_timeline(items: int) -> Timeline:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _used_since(timeline: Timeline, slot: int) -> int:
+def _used_since(timeline: Timeline, slot: int) -> np.int64:
     """How many items were used after `slot`."""
     block = slot // _WIDTH
     span = block // _WIDTH

@@ -40,12 +40,12 @@ def copy_to_host(source: torch.Tensor) -> HostCopy:
     """
     import torch
 
-    source = source.detach()
+    source = source.detach().contiguous()
     if source.device.type != "cuda":
         return HostCopy(source.to("cpu", copy=True))
     target = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
     target.copy_(source, non_blocking=True)
-    done = torch.cuda.Event()
+    done = torch.cuda.Event(blocking=True)  # the writer thread sleeps until then
     done.record(torch.cuda.current_stream(source.device))
     return HostCopy(target, done)
 
@@ -91,6 +91,8 @@ class DeviceBuffer:
         self._capacity = 0
         self._ids: torch.Tensor | None = None
         self._weights: torch.Tensor | None = None
+        self._id_columns: tuple[torch.Tensor, ...] = ()  # views of them, a layer each
+        self._weight_columns: tuple[torch.Tensor, ...] = ()
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._copied: torch.cuda.Event | None = None
 
@@ -109,17 +111,19 @@ class DeviceBuffer:
             self._ids = torch.zeros(shape, dtype=torch.int16, device=self.device)
             if self._with_weights:
                 self._weights = torch.zeros(shape, dtype=torch.float16, device=self.device)
+                self._weight_columns = self._weights.unbind(1)
+            self._id_columns = self._ids.unbind(1)
 
     def write(
         self, column: int, start: int, ids: torch.Tensor, weights: torch.Tensor | None
     ) -> None:
         """Rows from `start` of one layer: a copy kernel, and nothing else."""
         stop = start + ids.shape[0]
-        if self._ids is None or stop > self._capacity:
+        if stop > self._capacity:
             return  # more rows than the step has tokens: it will not count as recorded
-        self._ids[start:stop, column].copy_(ids, non_blocking=True)
-        if self._weights is not None and weights is not None:
-            self._weights[start:stop, column].copy_(weights.detach(), non_blocking=True)
+        self._id_columns[column][start:stop].copy_(ids, non_blocking=True)
+        if self._weight_columns and weights is not None:
+            self._weight_columns[column][start:stop].copy_(weights.detach(), non_blocking=True)
 
     def copy_out(self, tokens: int) -> tuple[HostCopy, HostCopy | None]:
         """Start the copy of the first `tokens` rows to the host."""

@@ -152,9 +152,9 @@ def _model_class(config: Any) -> Any:
     import transformers
     from transformers.models.auto import modeling_auto
 
-    if type(config) in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        if type(config) not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING:
-            return transformers.AutoModelForImageTextToText
+    text_only = type(config) in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    if not text_only and type(config) in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
     return transformers.AutoModelForCausalLM
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ class OpenStep:
 
 
 class CaptureSession:
-    """Takes what the hooks see and hands it to `drain`. No method raises, returns or waits.
+    """Takes what the hooks see and hands it to `drain`. Only `route` may raise; nothing waits.
 
     The first error trips `latch`: from then on steps are counted as dropped, not recorded.
     """
@@ -57,6 +57,7 @@ class CaptureSession:
         self._reserve = max_pending_bytes // 8
         self._steps = 0
         self._open: OpenStep | None = None
+        self._skipping = False  # in a forward that was counted as it began
         self._unsent: Counter[str] = Counter()
         self._unsent_batches: dict[int, Batch] = {}
         self._warned: set[str] = set()
@@ -70,10 +71,12 @@ class CaptureSession:
         """A forward of the model begins; its positional parameters are `names`."""
         try:
             self._abandon_open_step()
+            self._skipping = False
             self._open = self._read_step(read_forward(names, args, kwargs))
             if not self._latch.tripped:
                 self._recorder.begin(self._open.step.tokens)
         except PackedBatchError:
+            self._skipping = True
             self._lose(_count_tokens(args, kwargs), PACKED)
         except Exception as error:
             self._latch.trip(error, "reading the arguments of a forward")
@@ -84,24 +87,29 @@ class CaptureSession:
         """The router of layer `slot` returned `routed`, or part of it."""
         if self._latch.tripped:
             return
-        with self.guarded("recording a router"):
-            if self._recorder.active:
-                self._recorder.write(slot, *routed)
-            elif slot == 0:
-                self._lose(int(routed[0].shape[0]), OUTSIDE)
+        if self._recorder.active:
+            self._recorder.write(slot, *routed)
+        elif slot == 0 and not self._skipping:
+            self._lose(int(routed[0].shape[0]), OUTSIDE)
+
+    def fail(self, error: Exception, doing: str) -> None:
+        """`doing` failed: record nothing more."""
+        self._latch.trip(error, doing)
 
     def end(self, output: Any) -> None:
         """The forward returned `output`."""
-        opened, self._open = self._open, None
+        opened, self._open, self._skipping = self._open, None, False
         if opened is None:
             return
         try:
-            forward, step = opened.forward, opened.step
-            self._submit(step, self._finish_routing())
-            self._tracker.advance(opened.stream, step.past, forward, output)
+            self._submit(opened.step, self._finish_routing())
         except Exception as error:
             self._latch.trip(error, "ending a step")
             self._lose(opened.step.tokens, FAILED)
+        try:
+            self._tracker.advance(opened.stream, opened.step.past, opened.forward, output)
+        except Exception as error:
+            self._latch.trip(error, "following the requests")
 
     def around_generate(
         self, model: torch.nn.Module, generate: Callable[..., Any], args: Any, kwargs: Any
@@ -124,17 +132,11 @@ class CaptureSession:
 
     def finish(self) -> None:
         """Nothing more will come."""
-        with self.guarded("ending the recording"):
+        try:
             self._abandon_open_step()
             self._send_lost()
-
-    @contextlib.contextmanager
-    def guarded(self, doing: str) -> Iterator[None]:
-        """An error inside ends the recording and goes no further."""
-        try:
-            yield
         except Exception as error:
-            self._latch.trip(error, doing)
+            self._latch.trip(error, "ending the recording")
 
     def _read_step(self, forward: Forward) -> OpenStep:
         stream, past = self._tracker.place(forward)
@@ -157,7 +159,11 @@ class CaptureSession:
             return None
         if not self._recorder.any_written:
             self._warn_once(NO_ROUTER)
-        return self._recorder.end()
+        try:
+            return self._recorder.end()
+        except Exception as error:
+            self._latch.trip(error, "copying a step to the host")
+            return None
 
     def _abandon_open_step(self) -> None:
         """A forward that began and never returned has raised."""
@@ -218,7 +224,7 @@ def _copy_mask(forward: Forward, past: int, *, whole: bool) -> HostCopy | None:
 def _count_tokens(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     """Tokens of a forward that could not be read, padding included; 0 if there is no telling."""
     for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args):
-        shape = getattr(value, "shape", ())
+        shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))
         if len(shape) >= 2:
-            return int(shape[0]) * int(shape[1])
+            return shape[0] * shape[1]
     return 0

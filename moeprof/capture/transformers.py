@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.drain import Drain
-from moeprof.capture.failure import FailureLatch
+from moeprof.capture.failure import FailureLatch, logger
 from moeprof.capture.forward import forward_parameters
 from moeprof.capture.generation import wrap_generate
 from moeprof.capture.interpret import Interpreter
@@ -74,6 +74,8 @@ def record(
     _check_model(model, max_pending_bytes)
     described = describe_config(model.config)
     sites = find_router_sites(model, described.moe_layers, described.experts)
+    if missing := sorted(set(described.moe_layers) - set(sites)):
+        logger.warning("layers %s have no router that can be recorded, they are left out", missing)
     with ExitStack() as stack:
         _being_recorded.add(model)
         stack.callback(_being_recorded.discard, model)
@@ -122,8 +124,9 @@ def describe_config(config: Any) -> MoEModel:
 def _check_model(model: Any, max_pending_bytes: int) -> None:
     try:
         import torch
-    except ImportError:
-        raise MissingExtraError("torch", "capture") from None
+        import transformers  # noqa: F401 - the trace names its version
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "capture") from None
     if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
         raise InputError(f"record takes a transformers model, not a {type(model).__name__}")
     if model in _being_recorded:
@@ -234,12 +237,15 @@ class _LayerListener:
         return site.module.register_forward_hook(router_returned)
 
     def _hear(self, site: RouterSite, read: Callable[..., Any], *values: Any) -> None:
-        if self._believed is None or self._believed is site:
-            with self._session.guarded("reading a router"):
-                routed = read(*values, self._top_k)
-                if routed is not None:
-                    self._believe(site)
-                    self._session.route(self._slot, routed)
+        if self._believed is not None and self._believed is not site:
+            return
+        try:
+            routed = read(*values, self._top_k)
+            if routed is not None:
+                self._believe(site)
+                self._session.route(self._slot, routed)
+        except Exception as error:
+            self._session.fail(error, "recording a router")
 
     def _believe(self, site: RouterSite) -> None:
         if self._believed is site:

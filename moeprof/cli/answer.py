@@ -14,10 +14,13 @@ import typer
 
 from moeprof import __version__
 from moeprof.result import Result
+from moeprof.trace import Trace, open_trace
+from moeprof.trace.schema import MANIFEST
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress and no warnings.")]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
+TraceArgument = Annotated[Path, typer.Argument(metavar="T", help="A trace folder.")]
 
 R = TypeVar("R", bound=Result)
 
@@ -45,12 +48,12 @@ class Answer(Generic[R]):
             "result": self.result.to_dict(),
             "timing": {"seconds": round(seconds, 6), **self.timing},
         }
-        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
 
 
 def describe_input(path: Path) -> dict[str, Any]:
-    """Path and SHA-256; of a trace, that of its manifest, which holds those of its files."""
-    file = path / "manifest.json" if path.is_dir() else path
+    """Path and SHA-256; of a trace, that of its manifest, which holds its files' checksums."""
+    file = path / MANIFEST if path.is_dir() else path
     return {"path": str(path), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
@@ -58,3 +61,19 @@ def warn(message: str, *, quiet: bool = False) -> None:
     """A line on stderr that is not an error."""
     if not quiet:
         sys.stderr.write(f"moeprof: {message}\n")
+
+
+def open_and_warn(path: Path, quiet: bool) -> Trace:
+    """The trace at `path`; what is missing or damaged in it goes to stderr."""
+    trace = open_trace(path)
+    for problem in trace.problems:
+        warn(f"{path}: {problem}", quiet=quiet)
+    return trace
+
+
+def model_files(model: str) -> list[Path]:
+    """The configuration that MODEL names, where it is a file of the user's."""
+    path = Path(model)
+    if path.is_dir():
+        return [path / "config.json"]
+    return [path] if path.is_file() else []

@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = arguments[len(verb.split()) :]
     if not wanted or wanted[0] in ("--help", "-h"):
         return _print(overview(verb))
-    words = " ".join([verb, wanted[0]]).strip()
-    return _complain(f"no command '{words}'{_nearest(words)}; see moeprof {verb} --help", 2)
+    words = f"{verb} {wanted[0]}".strip()
+    help_command = f"moeprof {verb}".strip() + " --help"
+    return _complain(f"no command '{words}'{_nearest(words)}; see {help_command}", 2)
 
 
 def find_verb(arguments: Sequence[str]) -> str:

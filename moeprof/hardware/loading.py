@@ -30,7 +30,7 @@ def load_hardware(hardware: str | Path | HardwareProfile | Cluster) -> Cluster:
     if isinstance(hardware, HardwareProfile):
         return Cluster(hardware)
     text = str(hardware).strip()
-    if Path(text).is_file():
+    if _is_file(text):
         return Cluster(read_profile(Path(text)))
     match = _CLUSTER.fullmatch(text)
     if match is None:
@@ -72,9 +72,16 @@ def read_profile(path: Path) -> HardwareProfile:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not TOML: {error}") from None
     return _checked(content, str(path))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _profile_or_file(name: str) -> HardwareProfile:

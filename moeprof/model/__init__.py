@@ -1,5 +1,11 @@
 """What the model is: architecture from a config.json, tensors by class, bytes by format."""
 
+from moeprof.model.description import (
+    ModelDescription,
+    ModelList,
+    describe_model,
+    list_models,
+)
 from moeprof.model.formats import FORMATS, WeightFormat, weight_format
 from moeprof.model.loading import load_model
 from moeprof.model.moe_model import Attention, Indexer, MoEModel
@@ -13,9 +19,13 @@ __all__ = [
     "Attention",
     "Indexer",
     "MoEModel",
+    "ModelDescription",
+    "ModelList",
     "Precision",
     "TensorGroup",
     "WeightFormat",
+    "describe_model",
+    "list_models",
     "load_model",
     "load_precision",
     "precision_names",

@@ -75,7 +75,9 @@ def _same_length(values: list[str] | list[int | bool], layers: int, key: str, wh
         raise ModelError(f"{where}: {key} names {len(values)} layers, num_hidden_layers {layers}")
 
 
-def _known(found: set[str] | set[int | bool], known: set[str] | set[int], key: str, where: str) -> None:
+def _known(
+    found: set[str] | set[int | bool], known: set[str] | set[int], key: str, where: str
+) -> None:
     strange = sorted(str(value) for value in found if value not in known)
     if strange:
         raise ModelError(f"{where}: {key}: '{strange[0]}' is none of {sorted(map(str, known))}")

@@ -20,8 +20,15 @@ def load_model(model: str | Path | MoEModel) -> MoEModel:
     if str(model) in preset_names():
         return MoEModel.preset(str(model))
     path = Path(model)
-    if path.is_dir() and not (path / "config.json").is_file():
+    try:
+        found, without_config = (
+            path.exists(),
+            path.is_dir() and not (path / "config.json").is_file(),
+        )
+    except OSError as error:  # a name that no file can have
+        raise ModelError(f"'{model}' is no preset and no file: {error.strerror}") from None
+    if without_config:
         raise ModelError(f"{path}: this folder holds no config.json")
-    if path.exists():
+    if found:
         return MoEModel.from_config(path)
     raise ModelError(f"'{model}' is no preset and no file; {near_presets(str(model))}")

@@ -143,8 +143,7 @@ class MoEModel(Result):
         """
         chosen, vector = weight_format(format), weight_format("bf16")
         return sum(
-            group.count
-            * (vector if group.is_vector else chosen).tensor_bytes(group.shape)
+            group.count * (vector if group.is_vector else chosen).tensor_bytes(group.shape)
             for group in self._expert_tensors()
         )
 

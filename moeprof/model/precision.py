@@ -77,9 +77,7 @@ def load_precision(precision: str | Mapping[str, str] | Precision, model: MoEMod
     return _by_habit(weight_format(precision), table["habit"])
 
 
-def weight_bytes(
-    model: MoEModel, precision: str | Mapping[str, str] | Precision
-) -> dict[str, int]:
+def weight_bytes(model: MoEModel, precision: str | Mapping[str, str] | Precision) -> dict[str, int]:
     """Bytes of the whole checkpoint per tensor class, every class present.
 
     Raises ModelError where the tensors of `model` were not counted.

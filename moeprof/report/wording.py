@@ -28,8 +28,9 @@ def percent(share: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio to a mean: '1.34×'."""
-    return f"{ratio:.0f}×" if ratio >= 99.5 else f"{ratio:.3g}×" if ratio >= 10 else f"{ratio:.2f}×"
+    """A ratio to a mean: '1.34x'."""
+    digits = f"{ratio:.0f}" if ratio >= 99.5 else f"{ratio:.3g}" if ratio >= 10 else f"{ratio:.2f}"
+    return f"{digits}\u00d7"
 
 
 def held_bytes(value: float) -> str:
@@ -51,7 +52,11 @@ def short_count(value: float) -> str:
     """A large number of tokens to three digits: '1.05 M', '262 k', '812'."""
     for unit, size in ((" M", 10**6), (" k", 10**3)):
         if value >= size:
-            return f"{value / size:.3g}{unit}" if value < 999.5 * size else f"{value / size:,.0f}{unit}"
+            return (
+                f"{value / size:.3g}{unit}"
+                if value < 999.5 * size
+                else f"{value / size:,.0f}{unit}"
+            )
     return f"{value:.0f}"
 
 

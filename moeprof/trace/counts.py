@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
 from moeprof.trace.schema import COUNTS, COUNTS_SCHEMA, Manifest
-from moeprof.trace.streams import StreamWriter, read_stored, seal
+from moeprof.trace.streams import StreamWriter, read_stored
 from moeprof.trace.writer import TraceWriter
 
 
@@ -31,7 +31,7 @@ def write_counts(
         stream = StreamWriter(writer.path / COUNTS, COUNTS_SCHEMA)
         stream.append(_to_batch(counts, model))
         stream.close()
-        writer.manifest.files.append(seal(writer.path, COUNTS))
+        writer.manifest.files.append(stream.stored(writer.path))
 
 
 def _to_batch(counts: NDArray[np.int64], model: MoEModel) -> pa.RecordBatch:

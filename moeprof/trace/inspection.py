@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeprof.result import Result
 from moeprof.trace.reader import LayerBatch, Trace, open_trace
 from moeprof.trace.rows import Phase
 from moeprof.trace.schema import Manifest
+from moeprof.trace.streams import Checksum
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def _stored_bytes(path: Path | None) -> int:
 def validate_trace(path: str | Path) -> TraceInfo:
     """Open the trace at `path` and check every invariant; what fails is in `problems`.
 
-    Checked: digests, rows and columns of every file; ids below the number of experts and
+    Checked: checksums, rows and columns of every file; ids below the number of experts and
     distinct in a row; positions of a request without a gap, unless tokens were dropped.
     Raises TraceError only where there is no trace at all.
     """
     trace = open_trace(path)
     info = describe_trace(trace)
-    problems = [*_digests(Path(path), trace.manifest), *info.problems]
+    problems = [*_damaged_files(Path(path), trace.manifest), *info.problems]
     if not trace.counts_only:
         for layer in trace.layers:
             problems += _routing_problems(trace, layer)
@@ -96,17 +97,19 @@ def validate_trace(path: str | Path) -> TraceInfo:
     return TraceInfo(**{**vars(info), "problems": problems})
 
 
-def _digests(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _damaged_files(folder: Path, manifest: Manifest) -> Iterator[str]:
     for stored in manifest.files:
         path = folder / stored.file
         if not path.exists():
             continue  # the reader has said so
-        if path.stat().st_size != stored.bytes:
-            yield f"{stored.file}: {path.stat().st_size:,} bytes, the manifest says {stored.bytes:,}"
+        size = path.stat().st_size
+        if size != stored.bytes:
+            yield f"{stored.file}: {size:,} bytes, the manifest says {stored.bytes:,}"
             continue
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != stored.sha256:
-                yield f"{stored.file}: content differs from its checksum, do not trust its rows"
+        checksum = Checksum(path)
+        checksum.advance(size)
+        if checksum.hexdigest() != stored.crc32:
+            yield f"{stored.file}: content differs from its checksum, do not trust its rows"
 
 
 def _routing_problems(trace: Trace, layer: int) -> Iterator[str]:
@@ -125,13 +128,15 @@ def _routing_problems(trace: Trace, layer: int) -> Iterator[str]:
                 break
 
 
-def _out_of_range(part: LayerBatch, experts: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return (part.experts >= experts).any(axis=1)
+def _out_of_range(part: LayerBatch, experts: int) -> NDArray[np.bool_]:
+    bad: NDArray[np.bool_] = (part.experts >= experts).any(axis=1)
+    return bad
 
 
-def _repeats(part: LayerBatch, experts: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _repeats(part: LayerBatch, experts: int) -> NDArray[np.bool_]:
     ordered = np.sort(part.experts, axis=1)
-    return (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    bad: NDArray[np.bool_] = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    return bad
 
 
 def _position_problems(trace: Trace) -> Iterator[str]:

@@ -20,6 +20,7 @@ from moeprof.trace.rows import Phase, Request, TokenRows
 from moeprof.trace.schema import (
     REQUEST_SCHEMA,
     REQUESTS,
+    SCHEMA,
     SEGMENTS,
     Manifest,
     expert_dtype,
@@ -71,6 +72,7 @@ class Trace:
     ) -> Trace:
         """A trace that was never a file, for tests and for rows made by a program."""
         manifest = Manifest(
+            schema=SCHEMA,
             moeprof=__version__,
             clock_base=0.0,
             model=model.to_dict(),

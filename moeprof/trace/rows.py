@@ -8,7 +8,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.errors import TraceError
+from moeprof.errors import InputError, TraceError
 
 
 class Phase(IntEnum):
@@ -17,6 +17,14 @@ class Phase(IntEnum):
     UNKNOWN = -1
     PREFILL = 0
     DECODE = 1
+
+    @classmethod
+    def parse(cls, name: str) -> Phase | None:
+        """The phase called `name`; None, no restriction, for 'all'. Raises InputError."""
+        phases = {"all": None, "prefill": cls.PREFILL, "decode": cls.DECODE}
+        if name not in phases:
+            raise InputError(f"phase '{name}' is not one of {', '.join(phases)}")
+        return phases[name]
 
 
 @dataclass(frozen=True)

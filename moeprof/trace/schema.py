@@ -94,14 +94,14 @@ def segment_schema(
 
 
 class StoredFile(BaseModel):
-    """A file of the trace that is closed: its length and digest no longer change."""
+    """A file of the trace that is closed: its length and checksum no longer change."""
 
     model_config = ConfigDict(extra="ignore")
 
     file: str
     rows: NonNegativeInt
     bytes: NonNegativeInt
-    sha256: str
+    crc32: str  # of the whole file, eight hexadecimal digits
 
 
 class Manifest(BaseModel):
@@ -109,7 +109,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
-    schema_name: str = Field(SCHEMA, alias="schema")
+    schema_name: str = Field(alias="schema")
     moeprof: str
     clock_base: float  # Unix time that arrival_s and time_s count from
     model: dict[str, Any]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from moeprof.trace.schema import FILE_MODE, Manifest, StoredFile
 
+_READ_BYTES = 1 << 20
 COMPACT_ROWS = 65_536  # a batch costs 11 KB of metadata for M3's 57 columns
 
 
@@ -21,6 +22,7 @@ class StreamWriter:
         self.path = path
         self.rows = 0
         self.batches = 0
+        self._checksum = Checksum(path)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE))
         self._sink = pa.OSFile(str(path), "wb")
         options = pa.ipc.IpcWriteOptions(compression=compression)
@@ -38,35 +40,64 @@ class StreamWriter:
         self.batches += 1
         self.bytes = self._sink.tell()
 
+    def sum_up(self) -> None:
+        """Take what has been written since into the checksum; another thread may do it."""
+        self._checksum.advance(self.bytes)
+
     def close(self) -> None:
         """End the stream and close the file."""
         self._stream.close()
+        self.bytes = self._sink.tell()
         self._sink.close()
+
+    def stored(self, root: Path) -> StoredFile:
+        """The manifest's entry for this stream, once closed."""
+        self.sum_up()
+        return StoredFile(
+            file=self.path.relative_to(root).as_posix(),
+            rows=self.rows,
+            bytes=self.bytes,
+            crc32=self._checksum.hexdigest(),
+        )
+
+
+class Checksum:
+    """CRC-32 of a growing file: finds damage at 4 GB/s, where SHA-256's 1.4 would slow writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._value = 0
+        self._done = 0
+
+    def advance(self, stop: int) -> None:
+        """Read on up to byte `stop`."""
+        with open(self._path, "rb") as stored:
+            stored.seek(self._done)
+            while self._done < stop and (
+                block := stored.read(min(_READ_BYTES, stop - self._done))
+            ):
+                self._value = zlib.crc32(block, self._value)
+                self._done += len(block)
+
+    def hexdigest(self) -> str:
+        """Eight hexadecimal digits."""
+        return f"{self._value:08x}"
 
 
 def seal(
-    root: Path, file: str, *, compact: bool = False, compression: str | None = None
+    root: Path, stream: StreamWriter, *, compact: bool = False, compression: str | None = None
 ) -> StoredFile:
-    """Compact a closed stream if asked, swap it in atomically, and return rows and digest."""
-    path = root / file
-    if compact or compression:
-        _rewrite(path, compression)
-    rows = sum(batch.num_rows for batch in read_batches(path)[0])
-    with open(path, "rb") as stored:
-        digest = hashlib.file_digest(stored, "sha256").hexdigest()
-    return StoredFile(file=file, rows=rows, bytes=path.stat().st_size, sha256=digest)
-
-
-def _rewrite(path: Path, compression: str | None) -> None:
-    batches, _ = read_batches(path)
-    if not batches:
-        return
-    draft = path.with_suffix(".tmp")
-    writer = StreamWriter(draft, batches[0].schema, compression)
+    """Compact a closed stream if asked, swap it in atomically, and describe what now stands."""
+    if not (compact or compression) or not stream.rows:
+        return stream.stored(root)
+    batches, _ = read_batches(stream.path)
+    draft = StreamWriter(stream.path.with_suffix(".tmp"), batches[0].schema, compression)
     for batch in _merged(batches):
-        writer.append(batch)
-    writer.close()
-    os.replace(draft, path)
+        draft.append(batch)
+    draft.close()
+    entry = draft.stored(root)
+    os.replace(draft.path, stream.path)
+    return entry.model_copy(update={"file": stream.path.relative_to(root).as_posix()})
 
 
 def _merged(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

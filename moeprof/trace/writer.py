@@ -24,6 +24,7 @@ from moeprof.trace.schema import (
     MANIFEST,
     REQUEST_SCHEMA,
     REQUESTS,
+    SCHEMA,
     SEGMENTS,
     TELEMETRY,
     TELEMETRY_SCHEMA,
@@ -41,7 +42,7 @@ class TraceWriter:
 
     Rows are held up to 65,536 or half a second, whichever comes first, then appended to the open
     segment; the owner calls `tick()` at least four times a second so that nothing waits longer.
-    A full segment is compacted, hashed and swapped in on a thread of its own.
+    A full segment is compacted, checksummed and swapped in on a thread of its own.
 
     Raises InputError if `path` exists and `force` is false, or on rows of another shape.
     """
@@ -67,6 +68,7 @@ class TraceWriter:
         self.path = Path(path)
         self.clock_base = time.time() if clock_base is None else clock_base
         self.manifest = Manifest(
+            schema=SCHEMA,
             moeprof=__version__,
             clock_base=self.clock_base,
             model=model.to_dict(),
@@ -139,7 +141,7 @@ class TraceWriter:
         self._note_sealed()
 
     def close(self) -> None:
-        """Write the rest, close and hash every file, and mark the trace complete."""
+        """Write the rest, close and checksum every file, and mark the trace complete."""
         if self._closed:
             return
         self._closed = True
@@ -190,6 +192,8 @@ class TraceWriter:
             raise
         if segment.bytes >= self._segment_bytes:
             self._end_segment()
+        elif len(rows) >= COMPACT_ROWS:
+            self._sealer.submit(segment.sum_up)  # while the next batch is being made
 
     def _open_segment(self) -> StreamWriter:
         path = self.path / SEGMENTS / f"{self._segments:06d}.arrows"
@@ -204,16 +208,15 @@ class TraceWriter:
 
     def _end_stream(self, stream: StreamWriter) -> None:
         stream.close()
-        file = stream.path.relative_to(self.path).as_posix()
         compact = stream.batches > 1 + stream.rows // COMPACT_ROWS
         self._sealing.append(
             self._sealer.submit(
-                seal, self.path, file, compact=compact, compression=self._compression
+                seal, self.path, stream, compact=compact, compression=self._compression
             )
         )
 
     def _note_sealed(self) -> None:
-        """Take the digests of files that the sealing thread has finished into the manifest."""
+        """Take the checksums of files that the sealing thread has finished into the manifest."""
         done = [future for future in self._sealing if future.done()]
         if not done:
             return

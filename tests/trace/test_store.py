@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_what_is_written_is_read(
     path = tmp_path_factory.mktemp("t") / "run.moetrace"
     with TraceWriter(path, model, weights=weights, segment_bytes=4096) as writer:
         bounds = sorted({0, tokens, *(min(c, tokens) for c in cuts)})
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             writer.write(part(rows, start, stop))
             writer.flush()
     trace = open_trace(path)

@@ -71,8 +71,8 @@ def sorted_experts(
 def use_sorted_experts(model: nn.Module) -> list[nn.Module]:
     """Switch the model to these experts; returns its MoE blocks in layer order."""
     ALL_EXPERTS_FUNCTIONS.register(NAME, sorted_experts)
-    model.set_experts_implementation(NAME)  # type: ignore[operator]
-    blocks = [layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "gate")]  # type: ignore[union-attr]
+    model.set_experts_implementation(NAME)
+    blocks = [layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "gate")]
     for block in blocks:
         count = block.gate.num_experts
         block.experts.register_buffer("load", torch.zeros(count, dtype=torch.int64), False)

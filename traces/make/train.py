@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
-
 from architecture import BOS, EOS, save, trainable
 from corpus import Document, read_split
 from experts import use_sorted_experts
 from muon import Muon
 from sources import DOMAINS
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 from vocabulary import train_tokenizer
 
 
@@ -46,9 +45,7 @@ class Plan:
     save_minutes: float = 6.0
 
 
-def encode(
-    documents: list[Document], tokenizer: PreTrainedTokenizerFast
-) -> dict[str, Tensor]:
+def encode(documents: list[Document], tokenizer: PreTrainedTokenizerFast) -> dict[str, Tensor]:
     """One stream of tokens per domain: BOS document EOS BOS document EOS ..."""
     streams: dict[str, Tensor] = {}
     for domain in DOMAINS:
@@ -76,7 +73,9 @@ def rate_share(progress: float, plan: Plan) -> float:
 
 def optimizers(model: nn.Module, plan: Plan) -> tuple[Muon, torch.optim.AdamW]:
     """Muon for the matrices inside layers, AdamW for router, embeddings, head and norms."""
-    matrices, others, routers = [], [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    routers: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         inner = "layers." in name and weight.ndim >= 2
         (routers if ".gate." in name else matrices if inner else others).append(weight)
@@ -98,8 +97,8 @@ def balance(blocks: list[nn.Module], step: float) -> list[float]:
     """
     imbalance = []
     for block in blocks:
-        load = block.experts.load.float()  # type: ignore[union-attr]
-        bias = block.gate.e_score_correction_bias  # type: ignore[union-attr]
+        load = block.experts.load.float()
+        bias = block.gate.e_score_correction_bias
         bias.add_(torch.sign(load.mean() - load), alpha=step)
         imbalance.append(float(load.max() / load.mean()))
     return imbalance

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from architecture import BOS, VOCABULARY
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
-
-from architecture import BOS, VOCABULARY
 
 BOS_TEXT, EOS_TEXT = "<|bos|>", "<|eos|>"
 

@@ -1,0 +1,27 @@
+"""Load by expert, layer, phase and label, and its imbalance over time.
+
+Imbalance is max / mean (1 is even), balancedness mean / max.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moeprof.analysis import LoadResult, analyze_load
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, TraceArgument, open_and_warn
+from moeprof.report.text import load_text
+
+
+def run(
+    trace: TraceArgument,
+    gpus: Annotated[
+        int | None, typer.Option(help="Imbalance over this many GPUs, experts in order of id.")
+    ] = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> Answer[LoadResult]:
+    """Run the command."""
+    result = analyze_load(open_and_warn(trace, quiet), gpus=gpus)
+    return Answer(result, load_text, json, inputs=[trace])

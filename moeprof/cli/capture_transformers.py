@@ -1,0 +1,72 @@
+"""Run a transformers model on prompts and record where its routers send every token.
+
+The prompts file is .jsonl with {"text": ..., "label": ...} a line, or .txt with a prompt a line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeprof.capture.run_transformers import CaptureResult, capture_transformers
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
+from moeprof.cli.progress import Progress
+
+
+def run(
+    model_path: Annotated[str, typer.Argument(metavar="MODEL_PATH", help="Folder or hub id.")],
+    prompts: Annotated[Path, typer.Option(help="Prompts, .jsonl or .txt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The trace to write.")],
+    batch_size: Annotated[int, typer.Option(help="Prompts that run together.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate a prompt.")] = 64,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA where there is one.")
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    weights: Annotated[bool, typer.Option("--weights", help="Record gate weights.")] = False,
+    token_ids: Annotated[
+        bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
+    ] = False,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> Answer[CaptureResult]:
+    """Run the command."""
+    with Progress(quiet=quiet).stage(f"record {model_path}") as progress:
+        result = capture_transformers(
+            model_path,
+            prompts,
+            output,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            dtype=dtype,
+            device=device,
+            sample=sample,
+            seed=seed,
+            weights=weights,
+            token_ids=token_ids,
+            trust_remote_code=trust_remote_code,
+            force=force,
+            progress=progress,
+        )
+    return Answer(result, _text, json)
+
+
+def _text(result: CaptureResult) -> str:
+    return "\n".join(
+        [
+            f"{result.path}: {result.tokens:,} tokens of {result.requests} requests to "
+            f"{result.model} ({result.prefill_tokens:,} prefill, {result.decode_tokens:,} decode), "
+            f"{result.dropped:,} dropped",
+            "",
+            f"Next:  moeprof info {result.path}",
+            f"       moeprof report {result.path} -o report.html",
+        ]
+    )

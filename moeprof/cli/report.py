@@ -1,0 +1,37 @@
+"""Write one self-contained HTML page about a trace, and its figures as PNG if asked.
+
+The memory section is about MODEL on HARDWARE; it does not depend on the routing recorded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, TraceArgument, open_and_warn
+from moeprof.model import load_model
+from moeprof.report import ReportFile, gather_report, write_report
+from moeprof.report.text import report_text
+
+
+def run(
+    trace: TraceArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path(
+        "report.html"
+    ),
+    hardware: Annotated[str, typer.Option(help="GPUs of the memory section.")] = "8xh200",
+    model: Annotated[
+        str | None, typer.Option(help="Model of the memory section, if not the recorded one.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG.")] = None,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> Answer[ReportFile]:
+    """Run the command."""
+    target = None if model is None else load_model(model)
+    contents = gather_report(open_and_warn(trace, quiet), hardware=hardware, target=target)
+    written = write_report(contents, output, png_dir=png, force=force)
+    return Answer(written, report_text, json, inputs=[trace])

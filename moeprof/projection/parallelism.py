@@ -1,0 +1,75 @@
+"""How a deployment splits a model over ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from moeprof.errors import InputError
+from moeprof.model import MoEModel, TensorGroup
+from moeprof.result import Result
+
+# Every rank of a tensor-parallel group computes with the whole tensor: vLLM's ReplicatedLinear for
+# the gate and the index projections, plain parameters for norms.
+_REPLICATED_CLASSES = ("router", "indexer", "norms")
+_KV_TENSORS = ("k_proj", "v_proj", "k_bias", "v_bias")
+
+
+@dataclass(frozen=True)
+class Parallelism(Result):
+    """`dp` groups of `tp` ranks each; routed experts over all ranks, `ep` ways by whole experts.
+
+    As vLLM and TensorRT-LLM count it: attention data parallel over `dp`, and the MoE layers
+    parallel over all tp x dp ranks, of which `ep` ways go by whole experts and the remaining
+    `moe_tp` = tp x dp / ep ways slice every expert.
+    """
+
+    tp: int = 1
+    ep: int = 1
+    dp: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "ep", "dp"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if self.ranks % self.ep:
+            raise InputError(f"ep {self.ep} does not divide the {self.ranks} ranks of tp x dp")
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of the deployment, one GPU each."""
+        return self.tp * self.dp
+
+    @property
+    def moe_tp(self) -> int:
+        """Ways that one routed expert is sliced."""
+        return self.ranks // self.ep
+
+    def check_fits_shape(self, model: MoEModel, gpus: int) -> None:
+        """Raises InputError where the ranks outnumber the GPUs or cannot split the heads."""
+        if self.ranks > gpus:
+            raise InputError(f"tp {self.tp} x dp {self.dp} needs {self.ranks} GPUs, not {gpus}")
+        heads = model.attention.heads if model.attention else self.tp
+        if heads % self.tp:
+            raise InputError(f"tp {self.tp} does not divide the {heads} heads of {model.name}")
+        if self.ep > max(model.experts, 1):
+            raise InputError(f"ep {self.ep} is more than the {model.experts} experts")
+
+    def rank_bytes(self, model: MoEModel, group: TensorGroup, group_bytes: int) -> int:
+        """Bytes of `group` on the rank that holds most of it, `group_bytes` being the whole.
+
+        Routed experts: ceil(experts / ep) whole experts, each sliced `moe_tp` ways. Projections of
+        keys and values: at most one slice a KV head, replicated beyond. Router, indexer and norms:
+        on every rank. All else: sliced `tp` ways.
+        (https://docs.vllm.ai/en/latest/serving/expert_parallel_deployment/)
+        """
+        if group.tensor_class == "routed":
+            local = ceil(model.experts / self.ep)
+            return ceil(group_bytes * local / (model.experts * self.moe_tp))
+        if group.tensor_class in _REPLICATED_CLASSES:
+            return group_bytes
+        if group.tensor_class == "attention" and group.name in _KV_TENSORS and model.attention:
+            kv_heads = model.attention.kv_heads
+            return ceil(group_bytes * ceil(kv_heads / self.tp) / kv_heads)
+        return ceil(group_bytes / self.tp)

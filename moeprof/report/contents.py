@@ -1,0 +1,235 @@
+"""Everything a report shows, gathered from a trace once. Renderers read this and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof import __version__
+from moeprof.analysis import (
+    LoadResult,
+    SpecializationResult,
+    analyze_load,
+    analyze_specialization,
+)
+from moeprof.analysis.counting import count_assignments
+from moeprof.cache import LruCurve, Scope, lru_curve
+from moeprof.errors import InputError
+from moeprof.hardware import Cluster, load_hardware
+from moeprof.model import MoEModel, load_model
+from moeprof.projection import (
+    MemoryLedger,
+    decode_bound,
+    decode_read_bytes,
+    project_memory,
+)
+from moeprof.quantity import Quantity
+from moeprof.report.chance import even_router_imbalance
+from moeprof.result import Result
+from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
+from moeprof.trace.schema import StoredFile
+
+PRECISIONS = ("bf16", "mxfp8", "nvfp4")
+ALL_TOKENS = "all tokens"
+VIEW_CELLS = 100_000  # of all heatmap views together: 0.5 MB of the page
+SHUFFLE_CELLS = 100_000_000  # requests x layers x experts that the shuffle null holds in memory
+
+
+@dataclass(frozen=True)
+class Deployment(Result):
+    """The target model in one precision: memory of a rank, and the bound on decode at batch 1."""
+
+    ledger: MemoryLedger
+    decode_read: Quantity  # bytes a step reads over all GPUs
+    decode_bound: Quantity  # steps/s
+
+
+@dataclass(frozen=True)
+class ReportContents(Result):
+    """The results of one report. What could not be computed is None or empty, and `missing`
+    says why, by the name of the part.
+    """
+
+    info: TraceInfo
+    recorded: MoEModel
+    target: MoEModel  # the model that memory and speed are projected for
+    cluster: Cluster
+    load: LoadResult | None
+    gpu_load: LoadResult | None  # experts in order of id on the GPUs of `cluster`
+    even_imbalance: float | None  # what a perfectly even router would show at this length
+    even_window_imbalance: float | None  # the same for one window of the imbalance over time
+    views: Mapping[str, NDArray[np.int64]]  # [layers, experts] by choice of tokens
+    views_left_out: int
+    layer_curve: LruCurve | None
+    global_curve: LruCurve | None
+    expert_bytes: Mapping[str, int]  # one expert of the recorded model, by format
+    specialization: SpecializationResult | None
+    deployments: list[Deployment]
+    missing: Mapping[str, str]
+    files: list[StoredFile] = field(default_factory=list)
+    recorded_by: str = ""  # version of moeprof that wrote the trace
+    recorded_at_s: float = 0.0  # Unix time; 0 where not known
+    command: str = ""
+    version: str = __version__
+
+    @property
+    def transfer(self) -> bool:
+        """True where the routing is of one model and the projection of another."""
+        return _shape(self.recorded) != _shape(self.target)
+
+
+def gather_report(
+    trace: Trace,
+    *,
+    hardware: str | Path | Cluster = "8xh200",
+    target: MoEModel | str | Path | None = None,
+    command: str = "",
+) -> ReportContents:
+    """All results that a report of `trace` shows.
+
+    `target` is the model that memory is projected for, the recorded one if None. Raises InputError
+    for unknown hardware; what the trace cannot answer becomes a sentence in `missing`.
+    """
+    cluster = load_hardware(hardware)
+    model = trace.model if target is None else load_model(target)
+    missing: dict[str, str] = {}
+    load, gpu_load = _loads(trace, cluster, missing)
+    views, views_left_out = _views(trace, load)
+    layer_curve, global_curve = _curves(trace, missing)
+    return ReportContents(
+        info=describe_trace(trace),
+        recorded=trace.model,
+        target=model,
+        cluster=cluster,
+        load=load,
+        gpu_load=gpu_load,
+        even_imbalance=_even(load, load.tokens) if load and load.tokens else None,
+        even_window_imbalance=_even(load, load.window_tokens) if load and load.over_time else None,
+        views=views,
+        views_left_out=views_left_out,
+        layer_curve=layer_curve,
+        global_curve=global_curve,
+        expert_bytes=_expert_bytes(trace.model, missing),
+        specialization=_specialization(trace, missing),
+        deployments=_deployments(model, cluster, missing),
+        missing=missing,
+        files=list(trace.manifest.files),
+        recorded_by=trace.manifest.moeprof,
+        recorded_at_s=trace.manifest.clock_base,
+        command=command,
+    )
+
+
+def _shape(model: MoEModel) -> tuple[object, ...]:
+    routing = (model.moe_layers, model.experts, model.top_k)
+    return (*routing, model.layers, model.hidden_size, model.expert_intermediate_size)
+
+
+def _loads(
+    trace: Trace, cluster: Cluster, missing: dict[str, str]
+) -> tuple[LoadResult | None, LoadResult | None]:
+    try:
+        load = analyze_load(trace)
+    except InputError as error:
+        missing["load"] = str(error)
+        return None, None
+    if not load.load.any():
+        missing["load"] = "the recording holds no assignments"
+        return None, None
+    try:
+        return load, analyze_load(trace, gpus=cluster.gpus)
+    except InputError as error:
+        missing["gpus"] = str(error)
+        return load, None
+
+
+def _even(load: LoadResult, tokens: int) -> float:
+    return even_router_imbalance(tokens * load.top_k, load.experts)
+
+
+def _views(trace: Trace, load: LoadResult | None) -> tuple[dict[str, NDArray[np.int64]], int]:
+    """Loads to choose from in the heatmap, as many as the page has room for."""
+    if load is None:
+        return {}, 0
+    views = {ALL_TOKENS: load.load}
+    if not trace.counts_only:
+        phase = trace.phase
+        for name, code in (("prefill", Phase.PREFILL), ("decode", Phase.DECODE)):
+            views |= _view(trace, name, phase == code)
+        for label in trace.labels:
+            views |= _view(trace, f"label {label}", trace.label == label)
+    kept = max(1, VIEW_CELLS // load.load.size)
+    return dict(list(views.items())[:kept]), max(0, len(views) - kept)
+
+
+def _view(trace: Trace, name: str, chosen: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
+    """The load of the chosen tokens; nothing where these are none or all."""
+    if not chosen.any() or chosen.all():
+        return {}
+    return {name: count_assignments(trace, chosen.astype(np.int32), 2)[1]}
+
+
+def _curves(trace: Trace, missing: dict[str, str]) -> tuple[LruCurve | None, LruCurve | None]:
+    """LRU per layer and over all layers, of the decode tokens where there are any."""
+    if trace.counts_only:
+        missing["cache"] = (
+            "the recording holds counts only, and a cache replay needs the order of tokens"
+        )
+        return None, None
+    phase = Phase.DECODE if (trace.phase == Phase.DECODE).any() else None
+    try:
+        layered = lru_curve(trace, scope=Scope.LAYER, phase=phase)
+        if not layered.accesses:
+            raise InputError(f"{trace}: no layer was recorded for any token to replay")
+        return layered, lru_curve(trace, scope=Scope.GLOBAL, phase=phase)
+    except InputError as error:
+        missing["cache"] = str(error)
+        return None, None
+
+
+def _expert_bytes(model: MoEModel, missing: dict[str, str]) -> dict[str, int]:
+    try:
+        return {name: model.bytes_per_expert(name) for name in PRECISIONS}
+    except InputError as error:
+        missing["expert bytes"] = str(error)
+        return {}
+
+
+def _specialization(trace: Trace, missing: dict[str, str]) -> SpecializationResult | None:
+    if trace.counts_only:
+        missing["specialization"] = "the recording holds counts only, without requests"
+        return None
+    if len(trace.requests) * len(trace.layers) * trace.experts_per_layer > SHUFFLE_CELLS:
+        missing["specialization"] = (
+            f"{len(trace.requests):,} requests are too many for the shuffle null of a report"
+        )
+        return None
+    try:
+        return analyze_specialization(trace)
+    except InputError as error:
+        missing["specialization"] = str(error)
+        return None
+
+
+def _deployments(model: MoEModel, cluster: Cluster, missing: dict[str, str]) -> list[Deployment]:
+    """The target in every precision, tensor-parallel as far as its heads divide."""
+    heads = model.attention.heads if model.attention else 1
+    tp = gcd(heads, cluster.gpus_per_node)
+    dp = cluster.gpus // tp
+    try:
+        return [
+            Deployment(
+                ledger=project_memory(model, cluster, precision=name, tp=tp, dp=dp),
+                decode_read=decode_read_bytes(model, name, model.top_k),
+                decode_bound=decode_bound(model, cluster, name, model.top_k),
+            )
+            for name in PRECISIONS
+        ]
+    except InputError as error:
+        missing["memory"] = str(error)
+        return []

@@ -1,0 +1,28 @@
+"""The sections of the page, in order. A new one is a file with one function, and an entry here.
+
+A section is a pure function ReportContents -> Section, or None where it has nothing to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moeprof.report.blocks import Section
+from moeprof.report.contents import ReportContents
+from moeprof.report.sections.definitions import definitions_section
+from moeprof.report.sections.domains import domains_section
+from moeprof.report.sections.imbalance import imbalance_section
+from moeprof.report.sections.load import load_section
+from moeprof.report.sections.memory import memory_section
+from moeprof.report.sections.miss_ratio import miss_ratio_section
+from moeprof.report.sections.origin import origin_section
+
+SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
+    load_section,
+    imbalance_section,
+    miss_ratio_section,
+    domains_section,
+    memory_section,
+    definitions_section,
+    origin_section,
+)

@@ -1,0 +1,133 @@
+"""What the target model holds on every GPU in each precision, and the room left for KV."""
+
+from __future__ import annotations
+
+from moeprof.model import TENSOR_CLASSES
+from moeprof.projection import MemoryLedger
+from moeprof.report.blocks import Axis, Bar, Bars, Block, Mark, Part, Section, Table, Tick, axis_ticks
+from moeprof.report.contents import Deployment, ReportContents
+from moeprof.report.wording import GIB, count, gib, held_bytes, read_bytes, short_count
+
+# What is drawn as one piece; the table has every class.
+PIECES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "routed experts": ("a", ("routed",)),
+    "shared experts": ("c", ("shared",)),
+    "attention and indexer": ("b", ("attention", "indexer")),
+    "other weights": ("d", ("dense", "embedding", "head", "router", "vision", "norms")),
+}
+
+
+def memory_section(contents: ReportContents) -> Section:
+    """A bar a precision, and the ledger of every tensor class."""
+    title = "Memory"
+    if not contents.deployments:
+        return Section("memory", title, [f"Not shown: {contents.missing['memory']}."], [])
+    ledger = contents.deployments[0].ledger
+    split = ledger.parallelism
+    lead = [
+        f"{ledger.model} on {ledger.hardware}: tensor parallel {split.tp}, data parallel "
+        f"{split.dp}, the fullest rank. Weights come from the model's own tensors and each "
+        "checkpoint's formats; what is left below the reserve holds KV.",
+    ]
+    if contents.transfer:
+        lead.append(
+            "None of this depends on routing, so it holds although another model was recorded."
+        )
+    blocks: list[Block] = [_bars(contents.deployments), _ledger_table(contents), _speed_table(contents)]
+    return Section("memory", title, lead, blocks)
+
+
+def _bars(deployments: list[Deployment]) -> Bars:
+    ledgers = [deployment.ledger for deployment in deployments]
+    capacity = ledgers[0].capacity.value
+    usable = capacity - ledgers[0].classes["reserve"].value
+    end = max(capacity, *(ledger.weights.value for ledger in ledgers)) * 1.02
+    return Bars(
+        id="memory-stack",
+        title="Weights and room for KV on one GPU",
+        alt="; ".join(f"{_name(ledger)}: {_verdict(ledger)}" for ledger in ledgers),
+        bars=[
+            Bar(_name(ledger), _parts(ledger, usable, end), _verdict(ledger), ledger.fits)
+            for ledger in ledgers
+        ],
+        axis=Axis(
+            "GiB on one GPU",
+            [
+                Tick(at * GIB / end, f"{at:g}", minor=order % 2 == 1)
+                for order, at in enumerate(axis_ticks(0, end / GIB, 6))
+            ],
+        ),
+        marks=[
+            Mark(usable / end, f"usable {held_bytes(usable)}"),
+            Mark(capacity / end, f"card {held_bytes(capacity)}"),
+        ],
+        caption=(
+            "Usable is the card less the reserve, which activations, CUDA graphs and communication "
+            "buffers are assumed to live in."
+        ),
+    )
+
+
+def _parts(ledger: MemoryLedger, usable: float, end: float) -> list[Part]:
+    parts = []
+    for name, (hue, classes) in PIECES.items():
+        size = sum(ledger.classes[tensor_class].value for tensor_class in classes)
+        if size:
+            parts.append(Part(name, hue, size / end, f"{name}: {held_bytes(size)}"))
+    room = usable - ledger.weights.value
+    if room > 0:
+        text = f"room for KV: {held_bytes(room)}, {count(ledger.max_kv_tokens)} tokens"
+        parts.append(Part("room for KV", "room", room / end, text))
+    return parts
+
+
+def _name(ledger: MemoryLedger) -> str:
+    return ledger.precision.upper()
+
+
+def _verdict(ledger: MemoryLedger) -> str:
+    if not ledger.fits:
+        return f"does not fit, {held_bytes(-ledger.free_bytes)} short"
+    return f"fits, {short_count(ledger.max_kv_tokens)} tokens of KV"
+
+
+def _ledger_table(contents: ReportContents) -> Table:
+    ledgers = [deployment.ledger for deployment in contents.deployments]
+    rows = [
+        [name, *(gib(ledger.classes[name].value) for ledger in ledgers)] for name in TENSOR_CLASSES
+    ]
+    rows += [
+        ["weights", *(gib(ledger.weights.value) for ledger in ledgers)],
+        ["reserve", *(gib(ledger.classes["reserve"].value) for ledger in ledgers)],
+        ["card", *(gib(ledger.capacity.value) for ledger in ledgers)],
+        ["KV bytes a token", *(f"{ledger.kv_bytes_per_token:,}" for ledger in ledgers)],
+        ["KV tokens, at most", *(f"{ledger.max_kv_tokens:,}" for ledger in ledgers)],
+        ["provenance of weights", *(ledger.weights.provenance.value for ledger in ledgers)],
+    ]
+    return Table(
+        title="The memory ledger as a table",
+        columns=["on one GPU, in GiB where not said otherwise", *map(_name, ledgers)],
+        rows=rows,
+        note="KV in BF16. The reserve is assumed; the card is its datasheet's bytes.",
+    )
+
+
+def _speed_table(contents: ReportContents) -> Table:
+    rows = [
+        [
+            _name(deployment.ledger),
+            read_bytes(deployment.decode_read.value),
+            f"{deployment.decode_bound.value:,.0f}",
+            deployment.decode_bound.provenance.value,
+        ]
+        for deployment in contents.deployments
+    ]
+    return Table(
+        title="Upper bound of decode at batch 1",
+        columns=["precision", "weights read a step", "at most, tokens/s", "provenance"],
+        rows=rows,
+        note=(
+            "Bytes that one token must read over the peak bandwidth of all GPUs: no kernel beats "
+            "this, and real engines reach a fraction of it. KV is not counted."
+        ),
+    )

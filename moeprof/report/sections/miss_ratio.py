@@ -1,0 +1,134 @@
+"""What an expert cache of each size misses, and the bytes that costs a token."""
+
+from __future__ import annotations
+
+from moeprof.cache import LruCurve
+from moeprof.report.blocks import Axis, Block, Mark, Plot, Section, Series, Table, Tick, axis_ticks
+from moeprof.report.contents import PRECISIONS, ReportContents
+from moeprof.report.curves import curve_points, near_cliff, resident_share, table_slots
+from moeprof.report.wording import count, counted, percent, read_bytes
+
+POINTS = 256  # drawn of each curve
+
+
+def miss_ratio_section(contents: ReportContents) -> Section:
+    """Both curves in one plot, and tables of chosen sizes."""
+    title = "Expert cache"
+    layered, pooled = contents.layer_curve, contents.global_curve
+    if layered is None or pooled is None:
+        return Section("cache", title, [f"Not shown: {contents.missing['cache']}."], [])
+    kind = "tokens of every phase" if layered.phase == "all" else f"{layered.phase} tokens"
+    first = percent(layered.first_uses / layered.accesses)
+    lead = [
+        f"If only some experts fit in fast memory, each miss reads one expert from slower memory. "
+        f"This is exact LRU, replayed over the {count(layered.tokens)} {kind} of the recording in "
+        f"its own batches: {count(layered.accesses)} reads, of which {first} are an expert's "
+        "first.",
+    ]
+    if contents.transfer:
+        lead.append(
+            f"Curve and bytes are those of {contents.recorded.name}, not of {contents.target.name}."
+        )
+    blocks: list[Block] = [
+        _plot(contents, layered, pooled),
+        _table(contents, layered, "Per layer: every layer has its own slots"),
+        _table(contents, pooled, "Global: one pool for all layers"),
+    ]
+    return Section("cache", title, lead, blocks)
+
+
+def _plot(contents: ReportContents, layered: LruCurve, pooled: LruCurve) -> Plot:
+    cycle = pooled.token_cycle / len(pooled.slots)
+    size = contents.expert_bytes.get("bf16")
+    hover = sorted(
+        (resident_share(layered, layered.slots[i]), _words(contents, layered, i))
+        for i in curve_points(layered, POINTS)
+    )
+    reduced = [len(curve.slots) for curve in (layered, pooled) if len(curve.slots) > POINTS]
+    caption = "The pointer reads the per-layer curve."
+    if reduced:
+        caption += f" Of the {max(reduced):,} sizes about {POINTS} are drawn."
+    return Plot(
+        id="miss-ratio",
+        title="Miss ratio of LRU, and bytes read for each token",
+        alt=(
+            "Miss ratio against the share of experts resident, falling from 100 % to "
+            f"{percent(1 - layered.hit_ratio[-1])}; the global curve stays at 100 % up to the "
+            f"token cycle of {pooled.token_cycle} slots. Numbers in the tables below."
+        ),
+        x=Axis(
+            "share of all experts resident",
+            [Tick(at / 100, f"{at} %") for at in (0, 25, 50, 75, 100)],
+        ),
+        y=Axis(
+            "miss ratio (share of reads)",
+            [Tick(at / 100, f"{at} %") for at in (0, 25, 50, 75, 100)],
+        ),
+        right=_bytes_axis(layered, size) if size else None,
+        series=[
+            Series("slots in every layer", "a", _line(layered)),
+            Series("one pool for all layers", "b", _line(pooled)),
+        ],
+        marks=[Mark(cycle, f"token cycle: {pooled.token_cycle} slots")],
+        hover=hover,
+        caption=caption,
+    )
+
+
+def _line(curve: LruCurve) -> list[tuple[float, float]]:
+    points = [
+        (resident_share(curve, curve.slots[i]), 1 - curve.hit_ratio[i])
+        for i in curve_points(curve, POINTS)
+    ]
+    return [(0.0, 1.0), *points]
+
+
+def _bytes_axis(curve: LruCurve, expert_bytes: int) -> Axis:
+    """Bytes a token at each miss ratio: both curves replay the same reads, so one axis serves."""
+    most = curve.accesses / curve.tokens * expert_bytes
+    unit, size = next(
+        (pair for pair in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= 2 * pair[1]),
+        ("bytes", 1.0),
+    )
+    ticks = [Tick(at * size / most, f"{at:g}") for at in axis_ticks(0, most / size, 4)]
+    return Axis(f"{unit} read a token (BF16)", ticks)
+
+
+def _words(contents: ReportContents, curve: LruCurve, index: int) -> str:
+    slots, misses = curve.slots[index], curve.misses_per_token[index]
+    size = contents.expert_bytes.get("bf16")
+    cost = f"\n{read_bytes(misses * size)} a token in BF16" if size else ""
+    return (
+        f"{counted(slots, 'slot')} a layer ({percent(resident_share(curve, slots))} resident)\n"
+        f"{percent(curve.hit_ratio[index])} hits, {misses:.3g} misses a token{cost}"
+    )
+
+
+def _table(contents: ReportContents, curve: LruCurve, title: str) -> Table:
+    rows = []
+    for slots in table_slots(curve):
+        share = percent(resident_share(curve, slots))
+        rows.append([f"{slots:,}", share, *_cells(contents, curve, slots)])
+    return Table(
+        title=title,
+        columns=[
+            "slots",
+            "resident",
+            "hit ratio",
+            "misses a token",
+            *(f"{name.upper()} bytes a token" for name in PRECISIONS if contents.expert_bytes),
+        ],
+        rows=rows,
+        note=(
+            f"The token cycle is {curve.token_cycle} slots in all. Policy LRU, contract "
+            f"{curve.contract}: all experts of a step's layer are looked up before any is replaced."
+        ),
+    )
+
+
+def _cells(contents: ReportContents, curve: LruCurve, slots: int) -> list[str]:
+    if near_cliff(curve, slots):
+        return ["cliff", "cliff", *("cliff" for _ in contents.expert_bytes)]
+    misses = curve.misses_per_token[slots - 1]
+    sizes = [read_bytes(misses * size) for size in contents.expert_bytes.values()]
+    return [percent(curve.at(slots)), f"{misses:,.3g}", *sizes]

@@ -1,0 +1,20 @@
+"""Results as text for a terminal: 80 columns, aligned, with units, and no colour to rely on."""
+
+from moeprof.report.text.curve import curve_text
+from moeprof.report.text.findings import findings_text
+from moeprof.report.text.hardware import hardware_text
+from moeprof.report.text.load import load_text
+from moeprof.report.text.memory import ledger_text, ledgers_text
+from moeprof.report.text.model import model_text
+from moeprof.report.text.trace import trace_info_text
+
+__all__ = [
+    "curve_text",
+    "findings_text",
+    "hardware_text",
+    "ledger_text",
+    "ledgers_text",
+    "load_text",
+    "model_text",
+    "trace_info_text",
+]

@@ -1,0 +1,45 @@
+"""What is in a trace."""
+
+from __future__ import annotations
+
+from moeprof.report.text.layout import pairs, wrapped
+from moeprof.report.wording import counted, held_bytes
+from moeprof.trace import TraceInfo
+
+
+def trace_info_text(info: TraceInfo) -> str:
+    """Contents of a trace, then what is wrong with it."""
+    phases = f"{info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode"
+    values = {
+        "trace": info.path,
+        "model": info.model,
+        "engine": info.engine or "not stated",
+        "tokens": "counts only" if info.counts_only else f"{info.tokens:,} ({phases})",
+        "dropped": _dropped(info),
+        "steps": f"{info.steps:,}",
+        "requests": f"{info.requests:,}",
+        "labels": ", ".join(f"{name} ({n:,})" for name, n in info.labels.items()) or "none",
+        "routing": f"{info.layers} MoE layers, top-{info.top_k} of {info.experts} experts",
+        "recorded": _recorded(info),
+        "size": held_bytes(info.bytes) if info.bytes else "in memory",
+        "complete": "yes" if info.complete else "no, the recording was cut off",
+    }
+    if not info.problems:
+        return pairs(values)
+    head = f"{counted(len(info.problems), 'problem')}:"
+    problems = [wrapped(problem, "    ", "  - ") for problem in info.problems]
+    return "\n".join([pairs(values), "", head, *problems])
+
+
+def _dropped(info: TraceInfo) -> str:
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in info.dropped.items())
+    return reasons or "0"
+
+
+def _recorded(info: TraceInfo) -> str:
+    """Which optional columns the trace has."""
+    order = {True: "in order of rank", False: "not in order of rank", None: "rank order not known"}
+    parts = [f"expert ids ({order[info.rank_ordered]})"]
+    parts += ["gate weights"] if info.weights else []
+    parts += ["token ids"] if info.token_ids else []
+    return ", ".join(parts)

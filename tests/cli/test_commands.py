@@ -1,0 +1,225 @@
+"""What users rely on: JSON keys, exit codes, one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moeprof.cli import info
+from moeprof.cli.main import COMMANDS, find_verb, main, overview
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """A function that runs a command line and returns exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def result(out: str, verb: str) -> dict[str, Any]:
+    document = json.loads(out)
+    assert document["schema"] == f"moeprof.{verb}/1"
+    assert document["timing"]["seconds"] >= 0
+    answer: dict[str, Any] = document["result"]
+    return answer
+
+
+def test_models_show_gives_m3_exactly(run: Run) -> None:
+    code, out, _ = run("models", "show", "minimax-m3", "--json")
+    shown = result(out, "models.show")
+    assert code == 0
+    assert (shown["layers"], shown["moe_layers"], shown["experts"], shown["top_k"]) == (
+        60,
+        57,
+        128,
+        4,
+    )
+    assert shown["parameters"] == {
+        "total": 427_040_140_160,
+        "active": 23_503_344_000,
+        "routed": 413_122_166_784,
+        "shared": 3_227_516_928,
+        "attention": 6_417_300_480,
+        "dense": 679_477_248,
+        "indexer": 224_147_712,
+        "embedding": 1_229_193_216,
+        "head": 1_229_193_216,
+        "router": 44_833_920,
+        "vision": 865_567_232,
+        "norms": 743_424,
+    }
+    assert shown["bytes_per_expert"]["bf16"] == 113_246_208
+    assert shown["bytes_per_expert"]["q4_k"] == 31_850_496
+    assert shown["kv_bytes_per_token_per_rank"] == 61_440 * 2 + 7_296 * 2
+
+
+def test_kv_bytes_follow_the_flags(run: Run) -> None:
+    _, out, _ = run(
+        "models", "show", "minimax-m3", "--tp", 2, "--kv-dtype", "fp8", "--index-dtype", "fp8",
+        "--json",
+    )  # fmt: skip
+    assert result(out, "models.show")["kv_bytes_per_token_per_rank"] == 38_016
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models", "list"],
+        ["models", "show", "qwen3-30b-a3b"],
+        ["models", "show", "llama-3.1-70b"],
+        ["hardware", "list"],
+        ["hardware", "show", "8xh200"],
+        ["info", "T"],
+        ["validate", "T"],
+        ["analyze", "load", "T"],
+        ["analyze", "load", "T", "--gpus", "4"],
+        ["cache", "curve", "T"],
+        ["cache", "curve", "T", "--scope", "global", "--phase", "decode"],
+    ],
+    ids=" ".join,
+)
+def test_answers_in_words_and_in_json(
+    run: Run, saved: Callable[..., Path], arguments: list[str]
+) -> None:
+    trace = str(saved())
+    line = [trace if word == "T" else word for word in arguments]
+    code, text, err = run(*line)
+    assert (code, err) == (0, "")
+    assert max(map(len, text.splitlines())) <= 100
+    code, out, err = run(*line, "--json")
+    assert (code, err) == (0, "")
+    assert result(out, find_verb(line).replace(" ", "."))
+
+
+def test_the_keys_of_the_contract(run: Run, saved: Callable[..., Path]) -> None:
+    trace = saved()
+    info_keys = {"tokens", "layers", "experts", "top_k", "requests", "labels", "dropped"}
+    assert info_keys | {"problems"} <= set(result(run("info", trace, "--json")[1], "info"))
+    load = result(run("analyze", "load", trace, "--json")[1], "analyze.load")
+    layer_keys = {"layer", "imbalance", "balancedness", "gini", "entropy"}
+    assert layer_keys <= set(load["per_layer"][0])
+    assert load["mean_imbalance"] >= 1
+    curve = result(run("cache", "curve", trace, "--json")[1], "cache.curve")
+    assert len(curve["slots"]) == len(curve["hit_ratio"]) == len(curve["bytes_per_token"]) == 16
+    assert curve["token_cycle"] == 9
+
+
+def test_inputs_are_named_with_their_digest(run: Run, saved: Callable[..., Path]) -> None:
+    document = json.loads(run("info", saved(), "--json")[1])
+    assert document["inputs"][0]["path"].endswith("run.moetrace")
+    assert len(document["inputs"][0]["sha256"]) == 64
+
+
+def test_same_input_same_bytes_but_for_timing(run: Run, saved: Callable[..., Path]) -> None:
+    trace = saved()
+    documents = [json.loads(run("cache", "curve", trace, "--json")[1]) for _ in range(2)]
+    for document in documents:
+        del document["timing"]
+    assert documents[0] == documents[1]
+
+
+def test_a_damaged_trace_fails_validation_with_3(run: Run, saved: Callable[..., Path]) -> None:
+    trace = saved()
+    segment = trace / "segments" / "000000.arrows"
+    data = bytearray(segment.read_bytes())
+    data[-200] ^= 1
+    segment.write_bytes(data)
+    code, out, _ = run("validate", trace)
+    assert code == 3
+    assert "segments/000000.arrows: content differs from its checksum" in " ".join(out.split())
+
+
+def test_what_is_missing_goes_to_stderr_and_quiet_hides_it(
+    run: Run, saved: Callable[..., Path]
+) -> None:
+    trace = saved()
+    segment = trace / "segments" / "000000.arrows"
+    copy = segment.read_bytes()
+    (trace / "segments" / "000001.arrows").write_bytes(copy[: len(copy) // 2])
+    assert "segments/000001.arrows: a prefix of" in run("analyze", "load", trace)[2]
+    assert run("analyze", "load", trace, "--quiet")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "no command 'frobnicate'; see moeprof --help"),
+        (["cache", "curv"], "did you mean 'cache curve'?"),
+        (["info", "nowhere.moetrace"], "nowhere.moetrace: no such trace"),
+        (["models", "show", "minimax-m4"], "minimax-m3"),
+        (["hardware", "show", "8xh2000"], "h200"),
+        (["cache", "curve", "T", "--phase", "both"], "phase 'both' is not one of"),
+        (["cache", "curve", "T", "--precision", "int3"], "int3"),
+        (["analyze", "load", "T", "--gpus", "5"], "do not divide"),
+        (["capture", "transformers", "nowhere", "--prompts", "p.txt", "-o", "t"], "p.txt"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_input_is_one_line_and_2(
+    run: Run, saved: Callable[..., Path], arguments: list[str], message: str
+) -> None:
+    trace = str(saved())
+    code, out, err = run(*(trace if word == "T" else word for word in arguments), "--quiet")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("moeprof: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["info", "a", "b"], ["info", "a", "--nonsense"]])
+def test_wrong_usage_is_2(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: moeprof info" in err
+
+
+def test_ctrl_c_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "open_trace", interrupted)
+    code, out, err = run("info", "T")
+    assert (code, out, err) == (130, "", "moeprof: interrupted\n")
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(verb in out for verb in COMMANDS)
+    assert run()[1] == out
+    assert run("cache", "--help")[1] == overview("cache") + "\n"
+    assert run("--version")[1].startswith("moeprof 0.")
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_each_command_explains_itself(run: Run, verb: str) -> None:
+    code, out, _ = run(*verb.split(), "--help")
+    assert code == 0
+    assert f"Usage: moeprof {verb}" in out
+    assert "--json" in out
+    assert "--quiet" in out
+
+
+def test_a_report_is_written_and_not_overwritten(
+    run: Run, saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    trace, page = saved(), tmp_path / "page.html"
+    code, out, _ = run("report", trace, "-o", page, "--png", tmp_path / "png", "--json")
+    assert code == 0
+    assert result(out, "report")["bytes"] == page.stat().st_size
+    assert page.read_text().startswith("<!doctype html>")
+    code, _, err = run("report", trace, "-o", page)
+    assert code == 2
+    assert "will not be overwritten without --force" in err
+    assert run("report", trace, "-o", page, "--force")[0] == 0
