@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from moeprof.report.blocks import Axis, Cell, Plot, Section, Series, Table, Tick, axis_ticks, name_ticks
+from moeprof.report.blocks import (
+    Axis,
+    Cell,
+    Plot,
+    Section,
+    Series,
+    Table,
+    Tick,
+    axis_ticks,
+    name_ticks,
+)
 from moeprof.report.contents import ReportContents
 from moeprof.report.wording import listed
 
@@ -22,7 +32,9 @@ def domains_section(contents: ReportContents) -> Section | None:
         f"so the labels were shuffled over the {result.requests} requests {result.shuffles} times: "
         "the dashed line is the mean over layers that this gives.",
     ]
-    rows: list[list[Cell]] = [[layer, f"{value:.4f}"] for layer, value in zip(layers, result.per_layer, strict=True)]
+    rows: list[list[Cell]] = [
+        [layer, f"{value:.4f}"] for layer, value in zip(layers, result.per_layer, strict=True)
+    ]
     table = Table("Divergence of every layer as a table", ["layer", "divergence (bit)"], rows)
     return Section("domains", "Labels", lead, [_plot(contents, layers), table])
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from moeprof.model import TENSOR_CLASSES
 from moeprof.projection import MemoryLedger
-from moeprof.report.blocks import Axis, Bar, Bars, Block, Mark, Part, Section, Table, Tick, axis_ticks
+from moeprof.report.blocks import (
+    Axis,
+    Bar,
+    Bars,
+    Block,
+    Mark,
+    Part,
+    Section,
+    Table,
+    Tick,
+    axis_ticks,
+)
 from moeprof.report.contents import Deployment, ReportContents
 from moeprof.report.wording import GIB, count, gib, held_bytes, read_bytes, short_count
 
@@ -33,7 +44,11 @@ def memory_section(contents: ReportContents) -> Section:
         lead.append(
             "None of this depends on routing, so it holds although another model was recorded."
         )
-    blocks: list[Block] = [_bars(contents.deployments), _ledger_table(contents), _speed_table(contents)]
+    blocks: list[Block] = [
+        _bars(contents.deployments),
+        _ledger_table(contents),
+        _speed_table(contents),
+    ]
     return Section("memory", title, lead, blocks)
 
 

@@ -1,0 +1,78 @@
+"""Where tokens went: balance of experts and GPUs, and differences between labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moeprof.quantity import Provenance
+from moeprof.report.contents import ReportContents
+from moeprof.report.findings.finding import Finding
+from moeprof.report.wording import (
+    counted,
+    percent,
+    times,
+)
+
+
+def imbalance(contents: ReportContents) -> Iterator[Finding]:
+    """Uneven load of the experts, beside what chance would give."""
+    load = contents.load
+    if load is None:
+        return
+    worst = max(load.per_layer, key=lambda layer: layer.imbalance)
+    unused = sum(layer.unused_experts for layer in load.per_layer)
+    even = contents.even_imbalance
+    chance = (
+        f" An even router would show {times(even)} at this length by chance alone." if even else ""
+    )
+    idle = f" {counted(unused, 'expert')} of {load.load.size:,} got no token." if unused else ""
+    yield Finding(
+        f"The busiest expert of a layer gets {times(load.mean_imbalance)} the layer's mean load, "
+        f"averaged over layers; layer {worst.layer} is the most uneven at "
+        f"{times(worst.imbalance)}.",
+        f"This is imbalance, max over mean, and 1 is even.{chance}{idle}",
+        Provenance.MEASURED,
+    )
+
+
+def gpus(contents: ReportContents) -> Iterator[Finding]:
+    """What that means for GPUs that hold the experts in order of id."""
+    load = contents.gpu_load
+    if load is None or load.gpus is None or load.gpus == 1:
+        return
+    ratio = load.mean_imbalance
+    yield Finding(
+        f"With experts in order of id on {load.gpus} GPUs, the busiest GPU carries {times(ratio)} "
+        "the mean of its layer.",
+        "In large batches under expert parallelism every layer waits for that GPU, which has "
+        f"{percent(ratio - 1)} more to do than its even share. This is summed over the recording: "
+        "single steps are more uneven, and in small decode batches skew means fewer experts to "
+        "read.",
+        Provenance.MEASURED,
+    )
+
+
+def domains(contents: ReportContents) -> Iterator[Finding]:
+    """Whether labels use different experts, beyond their shuffle null."""
+    result = contents.specialization
+    if result is None:
+        return
+    beyond = result.specialization > result.null_p95
+    labels = counted(len(result.domains), "label")
+    headline = (
+        f"The {labels} use different experts: they diverge by "
+        if beyond
+        else f"No difference between the {labels} beyond chance: they diverge by "
+    )
+    meaning = (
+        "Placements and caches fitted on one of them will do worse on another, so record the mix "
+        "that is to be served."
+        if beyond
+        else "Either they share their experts, or too few requests were recorded to tell."
+    )
+    yield Finding(
+        f"{headline}{result.specialization:.3f} bit, and shuffled labels by {result.null:.3f} bit "
+        f"(95 % below {result.null_p95:.3f}; p = {result.p_value:.3f}).",
+        meaning,
+        Provenance.MEASURED,
+    )
