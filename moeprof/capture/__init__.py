@@ -2,8 +2,8 @@
 
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.recording import Recording
-from moeprof.capture.run_transformers import CaptureResult, capture_transformers
-from moeprof.capture.transformers import record
+from moeprof.capture.transformers.record import record
+from moeprof.capture.transformers.run import CaptureResult, capture_transformers
 
 __all__ = [
     "CaptureResult",

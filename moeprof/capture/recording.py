@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moeprof.capture.failure import FailureLatch
-from moeprof.capture.sink import Counts
 from moeprof.trace import Phase
+
+
+@dataclass
+class Counts:
+    """Tokens of traffic. Everything seen is in `by_phase` or in `dropped`."""
+
+    by_phase: Counter[Phase] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def recorded(self) -> int:
+        """Tokens written."""
+        return sum(self.by_phase.values())
 
 
 class Recording:

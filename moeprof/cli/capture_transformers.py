@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from moeprof.capture.run_transformers import CaptureResult, capture_transformers
+from moeprof.capture.transformers.run import CaptureResult, capture_transformers
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.progress import Progress
 

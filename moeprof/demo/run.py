@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from moeprof.capture.run_transformers import capture_transformers
+from moeprof.capture.transformers.run import capture_transformers
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
 from moeprof.report import Finding, gather_report, write_report

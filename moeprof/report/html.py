@@ -63,7 +63,7 @@ def embedded_json(value: Any) -> str:
 def keep_units(text: str) -> str:
     """`text` with no line break between a number and its unit."""
     return re.sub(
-        r"(?<=\d) (?=(?:%|[kMGT]i?B|[kM] tokens|bits?|GPUs?|slots?|bytes)(?!\w))", "\u00a0", text
+        r"(?<=\d) (?=(?:%|[kMGT]i?B|[kM] tokens|bit)(?!\w))", "\u00a0", text
     )
 
 

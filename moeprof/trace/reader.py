@@ -67,9 +67,7 @@ class Trace:
         self._counts = counts
 
     @classmethod
-    def in_memory(
-        cls, model: MoEModel, rows: TokenRows, requests: Sequence[Request] = ()
-    ) -> Trace:
+    def in_memory(cls, model: MoEModel, rows: TokenRows, requests: Sequence[Request] = ()) -> Trace:
         """A trace that was never a file, for tests and for rows made by a program."""
         manifest = Manifest(
             schema=SCHEMA,

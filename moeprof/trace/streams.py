@@ -33,7 +33,7 @@ class StreamWriter:
         """Write one batch; on failure the file is cut back to the batch before it."""
         try:
             self._stream.write_batch(batch)
-        except OSError:
+        except Exception:
             os.truncate(self.path, self.bytes)
             raise
         self.rows += batch.num_rows
@@ -73,9 +73,7 @@ class Checksum:
         """Read on up to byte `stop`."""
         with open(self._path, "rb") as stored:
             stored.seek(self._done)
-            while self._done < stop and (
-                block := stored.read(min(_READ_BYTES, stop - self._done))
-            ):
+            while self._done < stop and (block := stored.read(min(_READ_BYTES, stop - self._done))):
                 self._value = zlib.crc32(block, self._value)
                 self._done += len(block)
 
@@ -151,5 +149,3 @@ def read_stored(
         why = cut or "its writer did not close it"
         return batches, f"{file}: a prefix of {rows:,} rows: {why}"
     return batches, None
-
-

@@ -181,10 +181,10 @@ class TraceWriter:
                 raise TraceError(f"rows of this trace {has} {name}")
 
     def _append(self, rows: TokenRows) -> None:
-        segment = self._segment or self._open_segment()
         try:
+            segment = self._segment or self._open_segment()
             segment.append(to_batch(rows, self.manifest))
-        except OSError:
+        except Exception:
             # The segment stays as it is, a readable prefix; a later write starts another.
             self._segment = None
             self.manifest.tokens -= len(rows)

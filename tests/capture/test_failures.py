@@ -14,8 +14,8 @@ import pytest
 
 from moeprof.capture import record
 from moeprof.capture.recorder import RoutingRecorder
-from moeprof.capture.requests import RequestTracker
-from moeprof.capture.sink import TraceSink
+from moeprof.capture.transformers.requests import RequestTracker
+from moeprof.capture.transformers.sink import TraceSink
 from moeprof.errors import InputError
 from moeprof.trace import TraceWriter, open_trace, validate_trace
 from moeprof.trace.streams import StreamWriter

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moeprof.capture import record
-from moeprof.capture.routers import (
+from moeprof.capture.transformers.routers import (
     find_router_sites,
     routing_in_arguments,
     routing_in_output,

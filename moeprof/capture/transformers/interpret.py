@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.capture.recorder import HostCopy, Routing
-from moeprof.capture.step import Batch, BatchEnd, Step
+from moeprof.capture.transformers.step import Batch, BatchEnd, Step
 from moeprof.trace.rows import Phase, Request, TokenRows
 
 NO_TOKEN_ID = -1  # the step came as embeddings

@@ -10,7 +10,7 @@ from typing import Any
 
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.recording import Recording
-from moeprof.capture.transformers import describe_config, record
+from moeprof.capture.transformers.record import describe_config, record
 from moeprof.errors import InputError, MissingExtraError, MoeprofError
 from moeprof.result import Result
 from moeprof.trace.schema import MANIFEST

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.drain import Drain
 from moeprof.capture.failure import FailureLatch, logger
-from moeprof.capture.forward import Forward, PackedBatchError, read_forward
-from moeprof.capture.generation import count_new_tokens, read_generate_call
 from moeprof.capture.recorder import HostCopy, Routing, RoutingRecorder, copy_to_host
-from moeprof.capture.requests import Labeller, RequestTracker, Stream
-from moeprof.capture.routers import Routed
-from moeprof.capture.sink import BEHIND, FAILED, NO_ROUTER
-from moeprof.capture.step import Batch, Lost, Step
+from moeprof.capture.transformers.forward import Forward, PackedBatchError, read_forward
+from moeprof.capture.transformers.generation import count_new_tokens, read_generate_call
+from moeprof.capture.transformers.requests import Labeller, RequestTracker, Stream
+from moeprof.capture.transformers.routers import Routed
+from moeprof.capture.transformers.sink import BEHIND, FAILED, NO_ROUTER
+from moeprof.capture.transformers.step import Batch, Lost, Step
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from moeprof.capture.forward import Forward, cache_columns, cache_in_output
-from moeprof.capture.step import Batch, BatchEnd
+from moeprof.capture.transformers.forward import Forward, cache_columns, cache_in_output
+from moeprof.capture.transformers.step import Batch, BatchEnd
 
 Labeller = Callable[[int, int], tuple[str | None, ...]]  # first request, rows -> label a row
 

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.drain import Drain
 from moeprof.capture.failure import FailureLatch, logger
-from moeprof.capture.forward import forward_parameters
-from moeprof.capture.generation import wrap_generate
-from moeprof.capture.interpret import Interpreter
 from moeprof.capture.recorder import RoutingRecorder
 from moeprof.capture.recording import Recording
-from moeprof.capture.routers import (
+from moeprof.capture.telemetry import TelemetrySampler
+from moeprof.capture.transformers.forward import forward_parameters
+from moeprof.capture.transformers.generation import wrap_generate
+from moeprof.capture.transformers.interpret import Interpreter
+from moeprof.capture.transformers.routers import (
     UNFAITHFUL,
     RouterSite,
     find_router_sites,
     routing_in_arguments,
     routing_in_output,
 )
-from moeprof.capture.session import CaptureSession
-from moeprof.capture.sink import TraceSink
-from moeprof.capture.telemetry import TelemetrySampler
+from moeprof.capture.transformers.session import CaptureSession
+from moeprof.capture.transformers.sink import TraceSink
 from moeprof.errors import InputError, MissingExtraError, ModelError
 from moeprof.model import MoEModel
 from moeprof.trace import TraceWriter

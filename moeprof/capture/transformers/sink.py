@@ -5,33 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from moeprof.capture.failure import FailureLatch
-from moeprof.capture.interpret import Interpreter, Traffic
 from moeprof.capture.recorder import Routing
-from moeprof.capture.step import Batch, BatchEnd, Lost, Step
+from moeprof.capture.recording import Counts
+from moeprof.capture.transformers.interpret import Interpreter, Traffic
+from moeprof.capture.transformers.step import Batch, BatchEnd, Lost, Step
 from moeprof.trace import Phase, Request, TelemetrySample, TraceWriter, open_trace
 
 FAILED = "recording failed"
 BEHIND = "the writer fell behind"
 NO_ROUTER = "no router gave one row a token"
-
-
-@dataclass
-class Counts:
-    """Tokens of traffic. Everything seen is in `by_phase` or in `dropped`."""
-
-    by_phase: Counter[Phase] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def recorded(self) -> int:
-        """Tokens written."""
-        return sum(self.by_phase.values())
 
 
 class TraceSink:
@@ -100,13 +87,13 @@ class TraceSink:
 
     def _write(self, routing: Routing, step: int, traffic: Traffic) -> None:
         try:
-            self._writer.write(self._interpreter.rows(routing, step, traffic))
-        except OSError as error:  # the writer has counted what it lost; `_recount` will see
-            self._latch.trip(error, "writing the trace")
+            rows = self._interpreter.rows(routing, step, traffic)
         except Exception as error:
-            self._latch.trip(error, "writing the trace")
+            self._latch.trip(error, "interpreting a step")
             self._drop(len(traffic), FAILED)
             return
+        # The writer counts what it loses; `_recount` will see.
+        self._guarded(lambda: self._writer.write(rows))
         decode = int(np.count_nonzero(traffic.phase == Phase.DECODE))
         self.counts.by_phase[Phase.DECODE] += decode
         self.counts.by_phase[Phase.PREFILL] += len(traffic) - decode
