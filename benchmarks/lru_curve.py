@@ -71,9 +71,13 @@ def main() -> None:
     )
     loop = experts[0].size / seconds["loop"]
     layer, pool = accesses / seconds["layer"], accesses / seconds["pool"]
-    print(f"plain loop, one size ({SLOTS})      {loop / 1e6:7.2f} million accesses/s")
-    print(f"per layer, all 128 sizes      {layer / 1e6:7.2f} million accesses/s  {layer / loop:.0f}x")
-    print(f"one pool, all 7,296 sizes     {pool / 1e6:7.2f} million accesses/s  {pool / loop:.0f}x")
+    print("                             million accesses/s  ratio")
+    for name, speed in (
+        (f"plain loop, {SLOTS} slots", loop),
+        ("per layer, all 128 sizes", layer),
+        ("one pool, all 7,296 sizes", pool),
+    ):
+        print(f"{name:<28} {speed / 1e6:18.2f} {speed / loop:5.0f}x")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Contract 'atomic': the experts that one step needs in one layer are looked up to
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import typer

@@ -25,6 +25,9 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA where there is one.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of torch; small models want 1.")
+    ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     weights: Annotated[bool, typer.Option("--weights", help="Record gate weights.")] = False,
@@ -48,6 +51,7 @@ def run(
             max_new_tokens=max_new_tokens,
             dtype=dtype,
             device=device,
+            threads=threads,
             sample=sample,
             seed=seed,
             weights=weights,

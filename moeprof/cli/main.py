@@ -74,6 +74,8 @@ def _run(verb: str, arguments: list[str]) -> int:
     started = time.perf_counter()
     try:
         answer = _call(verb, arguments)
+        if answer == INTERRUPTED:  # newer Typers turn Ctrl-C into this exit code themselves
+            raise KeyboardInterrupt
         if isinstance(answer, int):  # Typer printed the help and exited
             return answer
         if answer is None:

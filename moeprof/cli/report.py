@@ -5,6 +5,8 @@ The memory section is about MODEL on HARDWARE; it does not depend on the routing
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +34,11 @@ def run(
 ) -> Answer[ReportFile]:
     """Run the command."""
     target = None if model is None else load_model(model)
-    contents = gather_report(open_and_warn(trace, quiet), hardware=hardware, target=target)
+    contents = gather_report(
+        open_and_warn(trace, quiet),
+        hardware=hardware,
+        target=target,
+        command=shlex.join(["moeprof", *sys.argv[1:]]),
+    )
     written = write_report(contents, output, png_dir=png, force=force)
     return Answer(written, report_text, json, inputs=[trace])

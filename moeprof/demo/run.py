@@ -62,6 +62,8 @@ def run_demo(output: str | Path, *, stage: Stage, force: bool = False, seed: int
             trace_path,
             batch_size=BATCH,
             max_new_tokens=NEW_TOKENS,
+            dtype="float32",
+            threads=1,  # its matrices are too small to share: two threads take longer than one
             sample=True,
             seed=seed,
             force=force,
@@ -69,7 +71,9 @@ def run_demo(output: str | Path, *, stage: Stage, force: bool = False, seed: int
         )
     with stage("analyse the routing, replay the caches, project full MiniMax-M3"):
         target = MoEModel.preset(TARGET)
-        contents = gather_report(open_trace(trace_path), hardware=HARDWARE, target=target)
+        contents = gather_report(
+            open_trace(trace_path), hardware=HARDWARE, target=target, command="moeprof demo"
+        )
     with stage("write the report"):
         written = write_report(contents, report_path, png_dir=folder / "figures", force=force)
     return DemoResult(

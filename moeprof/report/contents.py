@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from math import gcd
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,9 @@ from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
 from moeprof.trace.schema import StoredFile
 
 PRECISIONS = ("bf16", "mxfp8", "nvfp4")
+if TYPE_CHECKING:
+    from moeprof.report.findings import Finding
+
 ALL_TOKENS = "all tokens"
 VIEW_CELLS = 100_000  # of all heatmap views together: 0.5 MB of the page
 SHUFFLE_CELLS = 100_000_000  # requests x layers x experts that the shuffle null holds in memory
@@ -81,6 +86,13 @@ class ReportContents(Result):
     def transfer(self) -> bool:
         """True where the routing is of one model and the projection of another."""
         return _shape(self.recorded) != _shape(self.target)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What it all means, in sentences."""
+        from moeprof.report.findings import find_all  # findings are functions of this class
+
+        return find_all(self)
 
 
 def gather_report(
@@ -153,25 +165,28 @@ def _even(load: LoadResult, tokens: int) -> float:
 
 
 def _views(trace: Trace, load: LoadResult | None) -> tuple[dict[str, NDArray[np.int64]], int]:
-    """Loads to choose from in the heatmap, as many as the page has room for."""
+    """Loads to choose from in the heatmap, as many as the page has room for, and how many not."""
     if load is None:
         return {}, 0
     views = {ALL_TOKENS: load.load}
-    if not trace.counts_only:
-        phase = trace.phase
-        for name, code in (("prefill", Phase.PREFILL), ("decode", Phase.DECODE)):
-            views |= _view(trace, name, phase == code)
-        for label in trace.labels:
-            views |= _view(trace, f"label {label}", trace.label == label)
-    kept = max(1, VIEW_CELLS // load.load.size)
-    return dict(list(views.items())[:kept]), max(0, len(views) - kept)
+    if trace.counts_only:
+        return views, 0
+    groups = _token_groups(trace)
+    for name, chosen in islice(groups, max(0, VIEW_CELLS // load.load.size - 1)):
+        views[name] = count_assignments(trace, chosen.astype(np.int32), 2)[1]
+    return views, sum(1 for _ in groups)
 
 
-def _view(trace: Trace, name: str, chosen: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
-    """The load of the chosen tokens; nothing where these are none or all."""
-    if not chosen.any() or chosen.all():
-        return {}
-    return {name: count_assignments(trace, chosen.astype(np.int32), 2)[1]}
+def _token_groups(trace: Trace) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """(name, [tokens] mask) of each phase and label that some tokens have, and not all."""
+    for name, phase in (("prefill", Phase.PREFILL), ("decode", Phase.DECODE)):
+        chosen = trace.phase == phase
+        if chosen.any() and not chosen.all():
+            yield name, chosen
+    for label in trace.labels:
+        chosen = trace.label == label
+        if chosen.any() and not chosen.all():
+            yield f"label {label}", chosen
 
 
 def _curves(trace: Trace, missing: dict[str, str]) -> tuple[LruCurve | None, LruCurve | None]:

@@ -15,6 +15,7 @@ from moeprof.cache import LruCurve
 from moeprof.report.contents import ReportContents
 from moeprof.report.curves import resident_share
 from moeprof.report.pixels import LIGHT, OCTAVES, UNUSED_LIGHT
+from moeprof.report.sections.imbalance import whole_windows
 from moeprof.report.sections.memory import PIECES
 from moeprof.report.wording import GIB, short_count
 
@@ -95,10 +96,13 @@ def draw_load(figure: Figure, contents: ReportContents) -> bool:
 
 def draw_imbalance(figure: Figure, contents: ReportContents) -> bool:
     """Imbalance by layer, and over time where the recording has an order."""
+    from matplotlib.ticker import MaxNLocator
+
     load, gpus = contents.load, contents.gpu_load
     if load is None:
         return False
-    timed = len(load.over_time) > 1
+    windows = whole_windows(load)
+    timed = windows > 1
     panels = figure.subplots(2 if timed else 1, 1, squeeze=False)[:, 0]
     if timed:
         figure.set_size_inches(8.6, 6.4)
@@ -110,8 +114,9 @@ def draw_imbalance(figure: Figure, contents: ReportContents) -> bool:
             layers, [layer.imbalance for layer in result.per_layer], "o", ms=4, c=colour, label=name
         )
         if timed:
-            middle = (np.arange(len(result.over_time)) + 0.5) * result.window_tokens
-            panels[1].plot(middle, result.over_time, c=colour, lw=1.8, label=name)
+            middle = (np.arange(windows) + 0.5) * result.window_tokens
+            panels[1].plot(middle, result.over_time[:windows], c=colour, lw=1.8, label=name)
+    panels[0].xaxis.set_major_locator(MaxNLocator(12, integer=True))
     panels[0].set(xlabel="layer", title=f"Imbalance, {_recorded(contents)}")
     if timed:
         even = contents.even_window_imbalance or 1.0
@@ -175,8 +180,16 @@ def draw_memory(figure: Figure, contents: ReportContents) -> bool:
         axes.barh(names, width, left=left, height=0.56, color=HUES[hue], label=piece)
         left += width
     room = np.maximum(usable - left, 0)
+    fits = room > 0
     axes.barh(
-        names, room, left=left, height=0.56, fc="#eef6f1", ec=ROOM, hatch="///", label="room for KV"
+        np.array(names)[fits],
+        room[fits],
+        left=left[fits],
+        height=0.56,
+        fc="#eef6f1",
+        ec=ROOM,
+        hatch="///",
+        label="room for KV",
     )
     for row, ledger in enumerate(ledgers):
         words = (

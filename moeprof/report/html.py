@@ -62,9 +62,7 @@ def embedded_json(value: Any) -> str:
 
 def keep_units(text: str) -> str:
     """`text` with no line break between a number and its unit."""
-    return re.sub(
-        r"(?<=\d) (?=(?:%|[kMGT]i?B|[kM] tokens|bit)(?!\w))", "\u00a0", text
-    )
+    return re.sub(r"(?<=\d) (?=(?:%|[kMGT]i?B|[kM] tokens|bit)(?!\w))", "\u00a0", text)
 
 
 def _source(environment: Any, loader: Any, name: str) -> str:
@@ -76,7 +74,7 @@ def _subtitle(contents: ReportContents) -> str:
     info = contents.info
     parts = [
         "counts only" if info.counts_only else counted(info.tokens, "token"),
-        counted(info.requests, "request"),
+        counted(info.requests, "request") if info.requests else "",
         f"{counted(info.layers, 'MoE layer')} \u00d7 {info.experts} experts, top-{info.top_k}",
         info.engine,
         f"projected on {contents.cluster.name}",

@@ -129,14 +129,12 @@ def _routing_problems(trace: Trace, layer: int) -> Iterator[str]:
 
 
 def _out_of_range(part: LayerBatch, experts: int) -> NDArray[np.bool_]:
-    bad: NDArray[np.bool_] = (part.experts >= experts).any(axis=1)
-    return bad
+    return np.asarray((part.experts >= experts).any(axis=1))
 
 
 def _repeats(part: LayerBatch, experts: int) -> NDArray[np.bool_]:
     ordered = np.sort(part.experts, axis=1)
-    bad: NDArray[np.bool_] = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
-    return bad
+    return np.asarray((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
 
 
 def _position_problems(trace: Trace) -> Iterator[str]:

@@ -101,7 +101,9 @@ MOE_FAMILIES = ("m3", "m3_vl", "qwen3", "mixtral")
 def torch() -> Any:
     """torch, with transformers; the test is skipped where they are not installed."""
     pytest.importorskip("transformers", reason="needs the extra 'capture'")
-    return pytest.importorskip("torch", reason="needs the extra 'capture'")
+    torch = pytest.importorskip("torch", reason="needs the extra 'capture'")
+    torch.set_num_threads(1)  # for models this small, threads that wait for each other take longer
+    return torch
 
 
 @pytest.fixture(scope="session")

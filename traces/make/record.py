@@ -71,6 +71,8 @@ def main() -> int:
         arguments.output,
         batch_size=len(DOMAINS) * 2,
         max_new_tokens=NEW_TOKENS,
+        dtype="float32",
+        threads=1,
         sample=True,
         force=arguments.force,
     )

@@ -166,7 +166,7 @@ ARCHIVES = {
             "deb",
             "debian-faq-fr",
             "11.1",
-            "GPL-2.0-or-later",
+            "the FAQ's own copyleft notice (GNU documentation style)",
             "e83cbcc28106fc35f6665a6b0c54c2bd66db481de409764ce35b715baca510df",
         ),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def capture_transformers(
     max_new_tokens: int = 64,
     dtype: str = "auto",
     device: str | None = None,
+    threads: int | None = None,
     sample: bool = False,
     seed: int = 0,
     weights: bool = False,
@@ -63,12 +65,13 @@ def capture_transformers(
     `prompts` is a file (see `read_prompts`) or what it holds; `output` becomes the trace.
     Prompts go in batches of `batch_size`, in order, padded on the left, and give up to
     `max_new_tokens` each: greedily, or with `sample` by the model's own sampling settings from
-    `seed`. `device` is CUDA where there is one. A hub id instead of a folder is downloaded.
+    `seed`. `device` is CUDA where there is one; `threads` are those of torch on the CPU, its own
+    choice if None. A hub id instead of a folder is downloaded.
 
     Raises InputError for prompts, model or output that cannot be used, most of them before the
     model is loaded; MoeprofError if recording broke off (what was recorded stays).
     """
-    _check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens)
+    _check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens, threads=threads or 1)
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
@@ -77,17 +80,33 @@ def capture_transformers(
     _check_output(Path(output), force=force)
     loaded = _load(str(model_path), dtype, device, trust_remote_code=trust_remote_code)
     tokens = _tokenize(loaded, wanted, max_new_tokens)
-    with record(
-        loaded.model,
-        output,
-        labels=[prompt.label for prompt in wanted],
-        weights=weights,
-        token_ids=token_ids,
-        force=force,
-    ) as recording:
+    with (
+        _torch_threads(threads),
+        record(
+            loaded.model,
+            output,
+            labels=[prompt.label for prompt in wanted],
+            weights=weights,
+            token_ids=token_ids,
+            force=force,
+        ) as recording,
+    ):
         settings = {"max_new_tokens": max_new_tokens, "do_sample": sample}
         _generate(loaded, tokens, batch_size, seed, settings, progress)
     return _result(recording, loaded.name, len(wanted))
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """torch on this many CPU threads, for as long as the body runs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _result(recording: Recording, model: str, requests: int) -> CaptureResult:
@@ -132,6 +151,7 @@ def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: boo
         raise InputError(f"{source}: no such folder, and not a hub id (OWNER/NAME)")
     options = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    transformers.utils.logging.disable_progress_bar()  # the caller shows progress
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
         name = describe_config(config).name

@@ -62,6 +62,8 @@ def transfer(contents: ReportContents) -> Iterator[Finding]:
 
 
 def _shape(model: MoEModel) -> str:
+    if not model.moe_layers:
+        return "dense, without experts"
     layers = counted(len(model.moe_layers), "MoE layer")
     return f"{layers}, top-{model.top_k} of {model.experts} experts"
 

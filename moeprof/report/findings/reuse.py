@@ -67,10 +67,17 @@ def cliff(contents: ReportContents) -> Iterator[Finding]:
     if curve is None or curve.token_cycle >= len(curve.slots):
         return
     cycle, experts = curve.token_cycle, len(curve.slots)
+    below = cycle - contents.info.top_k
+    early = below > 0 and curve.at(below) > 0
+    never = (
+        "With fewer slots nothing would ever be hit, but some tokens lack some layers in this "
+        "recording, and the curve shows hits that a full one would not."
+        if early
+        else "With fewer slots nothing is ever hit, since a token passes through all layers before "
+        "it comes back to the first. Stay well above it, or give every layer slots of its own."
+    )
     yield Finding(
         f"One cache shared by all layers has a cliff at {cycle} slots, the token cycle.",
-        f"That is {percent(cycle / experts)} of the {experts:,} experts: "
-        "with fewer slots nothing is ever hit, since a token passes through all layers before it "
-        "comes back to the first. Stay well above it, or give every layer slots of its own.",
+        f"That is {percent(cycle / experts)} of the {experts:,} experts. {never}",
         Provenance.SPECIFIED,
     )

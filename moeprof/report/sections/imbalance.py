@@ -22,7 +22,7 @@ def imbalance_section(contents: ReportContents) -> Section | None:
     if "gpus" in contents.missing:
         lead.append(f"Not shown by GPU: {contents.missing['gpus']}.")
     blocks: list[Plot | Table] = [_by_layer(load, contents.gpu_load)]
-    if len(load.over_time) > 1:
+    if whole_windows(load) > 1:
         blocks.append(_over_time(contents, load))
     if load.per_phase or load.per_label:
         blocks.append(_groups(contents, load))
@@ -59,38 +59,44 @@ def _by_layer(load: LoadResult, gpu_load: LoadResult | None) -> Plot:
     )
 
 
+def whole_windows(load: LoadResult) -> int:
+    """Windows of full length: the last one may hold few tokens, and chance would rule it."""
+    return load.tokens // load.window_tokens if load.window_tokens else 0
+
+
 def _over_time(contents: ReportContents, load: LoadResult) -> Plot:
+    windows = whole_windows(load)
+    experts = load.over_time[:windows]
+    gpus = contents.gpu_load.over_time[:windows] if contents.gpu_load else []
     even = contents.even_window_imbalance or 1.0
-    gpus = contents.gpu_load.over_time if contents.gpu_load else []
-    top = _top([*load.over_time, *gpus, even])
-    place = [(i + 0.5) / len(load.over_time) for i in range(len(load.over_time))]
-    series = [Series("experts", "a", _points(place, load.over_time, top))]
+    top = _top([*experts, *gpus, even])
+    place = [(i + 0.5) / windows for i in range(windows)]
+    series = [Series("experts", "a", _points(place, experts, top))]
     if contents.gpu_load:
         series.append(Series(_gpu_name(contents.gpu_load), "b", _points(place, gpus, top)))
-    level = [(0.0, (even - 1) / (top - 1)), (1.0, (even - 1) / (top - 1))]
+    level = _points([0.0, 1.0], [even, even], top)
     series.append(Series("experts of an even router, by chance", "grey", level, "dashed"))
     hover = [
         (
             x,
-            f"tokens {i * load.window_tokens:,} to "
-            f"{min((i + 1) * load.window_tokens, load.tokens):,}\nexperts {times(value)}"
-            + (f"\nGPUs {times(gpus[i])}" if gpus else ""),
+            f"tokens {i * load.window_tokens:,} to {(i + 1) * load.window_tokens:,}"
+            f"\nexperts {times(value)}" + (f"\nGPUs {times(gpus[i])}" if gpus else ""),
         )
-        for i, (x, value) in enumerate(zip(place, load.over_time, strict=True))
+        for i, (x, value) in enumerate(zip(place, experts, strict=True))
     ]
-    covered = load.window_tokens * len(load.over_time)
+    covered = load.window_tokens * windows
     return Plot(
         id="imbalance-time",
         title="Imbalance over time, mean over layers",
         alt=(
-            f"Mean imbalance in {len(load.over_time)} windows, from {min(load.over_time):.2f} to "
-            f"{max(load.over_time):.2f} times the mean; an even router would show {even:.2f}."
+            f"Mean imbalance in {windows} windows, from {min(experts):.2f} to {max(experts):.2f} "
+            f"times the mean; an even router would show {even:.2f}."
         ),
         x=Axis(
             "tokens recorded",
             [
                 Tick(at / covered, f"{at:,.0f}", minor=order % 2 == 1)
-                for order, at in enumerate(axis_ticks(0, load.tokens, 6))
+                for order, at in enumerate(axis_ticks(0, covered, 6))
             ],
         ),
         y=_y_axis(top),

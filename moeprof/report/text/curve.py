@@ -12,12 +12,19 @@ from moeprof.report.wording import counted, percent, read_bytes
 _BAR = 12
 
 
-def curve_text(curve: LruCurve, expert_bytes: Mapping[str, int], slots: Sequence[int] = ()) -> str:
+def curve_text(
+    curve: LruCurve,
+    expert_bytes: Mapping[str, int] | None = None,
+    slots: Sequence[int] = (),
+) -> str:
     """Hit ratio, misses and bytes a token at `slots`, or at sizes that show the curve.
 
-    `expert_bytes` are the bytes of one expert by weight format. Sizes outside the curve are left
-    out.
+    `expert_bytes` are the bytes of one expert by weight format, those of the curve if None. Sizes
+    outside the curve are left out.
     """
+    if expert_bytes is None:
+        known = curve.bytes_per_expert
+        expert_bytes = {} if known is None else {curve.precision: known}
     scope = "slots in every layer" if curve.scope is Scope.LAYER else "slots for all layers"
     tokens = counted(curve.tokens, "token" if curve.phase == "all" else f"{curve.phase} token")
     head = (

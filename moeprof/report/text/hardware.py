@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from moeprof.hardware import Cluster, HardwareProfile
+from moeprof.hardware import Cluster, HardwareList, HardwareProfile
 from moeprof.quantity import Quantity
-from moeprof.report.text.layout import pairs, wrapped
+from moeprof.report.text.layout import clipped, pairs, table, wrapped
 from moeprof.report.wording import held_bytes, read_bytes
+
+_LISTED = ("memory_bytes", "memory_bandwidth_bytes_per_s", "dense_tflops_bf16")
 
 
 def hardware_text(hardware: HardwareProfile | Cluster) -> str:
@@ -19,6 +21,24 @@ def hardware_text(hardware: HardwareProfile | Cluster) -> str:
     head |= {"scale-up link": profile.scale_up_link, "host link": profile.host_link}
     figures = [_figure(name, figure) for name, figure in profile.figures.items()]
     return "\n\n".join([pairs(head), "\n".join(figures)])
+
+
+def hardware_list_text(hardware: HardwareList) -> str:
+    """A line a profile: what decides whether a model fits, and how fast it can be read."""
+    rows = [
+        [profile.name, clipped(profile.title, 34), *(_short(profile, name) for name in _LISTED)]
+        for profile in hardware.profiles
+    ]
+    return table(["name", "title", "memory", "bandwidth", "bf16 TFLOP/s"], rows, left=2)
+
+
+def _short(profile: HardwareProfile, name: str) -> str:
+    figure = profile.figures.get(name)
+    if figure is None:
+        return "-"
+    if figure.unit.startswith("bytes"):
+        return read_bytes(figure.value) + figure.unit.removeprefix("bytes")
+    return f"{figure.value:,g}"
 
 
 def _figure(name: str, figure: Quantity) -> str:

@@ -1,0 +1,14 @@
+"""What a report left on the disk."""
+
+from __future__ import annotations
+
+from moeprof.report.text.layout import pairs
+from moeprof.report.wording import read_bytes
+from moeprof.report.write import ReportFile
+
+
+def report_text(report: ReportFile) -> str:
+    """Where the page and the figures are."""
+    values = {"page": f"{report.path} ({read_bytes(report.bytes)}, opens offline)"}
+    values |= {f"figure {i}": path for i, path in enumerate(report.figures, 1)}
+    return pairs(values)

@@ -1,0 +1,89 @@
+"""Recordings of every kind that a report must survive, and the contents gathered from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moeprof.model import MoEModel
+from moeprof.report import ReportContents, gather_report
+from moeprof.trace import Trace, open_trace, synthesize_rows, write_counts
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "quo\"te's & <b>",
+    "日本語 \u202e\x1b[31m",
+    "</style>{{7*7}}",
+)
+
+
+@pytest.fixture
+def contents(trace: Trace) -> ReportContents:
+    """Gathered from 600 synthetic tokens, the recorded model being the projected one."""
+    return gather_report(trace, command="moeprof report run.moetrace")
+
+
+@pytest.fixture
+def hostile(model: MoEModel) -> ReportContents:
+    """Labels, a reason of drops and a command that try to break out of their place."""
+    rows, requests = synthesize_rows(model, 400, requests=8, labels=HOSTILE)
+    trace = Trace.in_memory(model, rows, requests)
+    trace.manifest.dropped = {"<img src=x onerror=alert(2)>": 7}
+    return gather_report(trace, command="moeprof report '<b>&' -o \"x\"")
+
+
+@pytest.fixture
+def counts_only(tmp_path: Path, model: MoEModel) -> Trace:
+    """Three windows of counts, without the order of tokens."""
+    counts = np.random.default_rng(0).poisson(9, (3, len(model.moe_layers), model.experts))
+    write_counts(tmp_path / "counts.moetrace", model, counts)
+    return open_trace(tmp_path / "counts.moetrace")
+
+
+def _single(model: MoEModel) -> Trace:
+    return Trace.in_memory(model, *synthesize_rows(model, 1, requests=1))
+
+
+def _empty(model: MoEModel) -> Trace:
+    rows, _ = synthesize_rows(model, 1)
+    nothing = {
+        name: value[:0] for name, value in vars(rows).items() if isinstance(value, np.ndarray)
+    }
+    return Trace.in_memory(model, replace(rows, **nothing), [])
+
+
+def _with_holes(model: MoEModel) -> Trace:
+    """One layer lacks every third token, another all of them."""
+    rows, requests = synthesize_rows(model, 300)
+    recorded = np.ones(rows.experts.shape[:2], bool)
+    recorded[::3, 1] = False
+    recorded[:, 2] = False
+    return Trace.in_memory(model, replace(rows, recorded=recorded), requests)
+
+
+def _without_phase(model: MoEModel) -> Trace:
+    rows, _ = synthesize_rows(model, 300)
+    return Trace.in_memory(model, replace(rows, phase=None), [])
+
+
+def _prefill_only(model: MoEModel) -> Trace:
+    return Trace.in_memory(model, *synthesize_rows(model, 300, prefill=1.0))
+
+
+ODD: dict[str, Callable[[MoEModel], Trace]] = {
+    "single": _single,
+    "empty": _empty,
+    "holes": _with_holes,
+    "no phase": _without_phase,
+    "prefill only": _prefill_only,
+}
+
+
+@pytest.fixture(params=[*ODD, "counts only"])
+def odd_trace(request: pytest.FixtureRequest, model: MoEModel, counts_only: Trace) -> Trace:
+    """Each recording that lacks something."""
+    return ODD[request.param](model) if request.param in ODD else counts_only

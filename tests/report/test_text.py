@@ -1,0 +1,93 @@
+"""Terminal text: 80 columns, aligned, and no control characters from labels."""
+
+from __future__ import annotations
+
+import pytest
+
+from moeprof.cache import lru_curve
+from moeprof.hardware import list_hardware, load_hardware
+from moeprof.model import describe_model, list_models, load_model
+from moeprof.projection import project_memory
+from moeprof.report import ReportContents, ReportFile
+from moeprof.report.text import (
+    curve_text,
+    findings_text,
+    hardware_list_text,
+    hardware_text,
+    ledger_text,
+    ledgers_text,
+    load_text,
+    model_text,
+    models_text,
+    report_text,
+    trace_info_text,
+)
+from moeprof.trace import Trace, describe_trace
+
+
+def texts(contents: ReportContents) -> dict[str, str]:
+    assert contents.load and contents.layer_curve and contents.global_curve
+    ledgers = [deployment.ledger for deployment in contents.deployments]
+    return {
+        "info": trace_info_text(contents.info),
+        "load": load_text(contents.load),
+        "layer": curve_text(contents.layer_curve),
+        "global": curve_text(contents.global_curve, contents.expert_bytes),
+        "findings": findings_text(contents.findings),
+        "ledger": ledger_text(ledgers[0]),
+        "ledgers": ledgers_text(ledgers),
+        "model": model_text(describe_model("minimax-m3", tp=8)),
+        "models": models_text(list_models()),
+        "hardware": hardware_text(load_hardware("8xh200")),
+        "profiles": hardware_list_text(list_hardware()),
+        "report": report_text(ReportFile("report.html", 123_456, ["a.png"])),
+    }
+
+
+@pytest.mark.parametrize("which", ["contents", "hostile"])
+def test_fits_80_columns_and_is_plain(which: str, request: pytest.FixtureRequest) -> None:
+    for name, text in texts(request.getfixturevalue(which)).items():
+        for line in text.splitlines():
+            assert len(line) <= 80, (name, line)
+            assert line.isprintable(), (name, line)
+            assert line == line.rstrip() or name in ("load", "layer", "ledger"), (name, line)
+
+
+def test_load_has_a_row_a_layer(contents: ReportContents) -> None:
+    assert contents.load
+    text = load_text(contents.load)
+    for layer in contents.load.per_layer:
+        assert f"{layer.imbalance:.2f}×  " in text  # noqa: RUF001
+    assert f"{contents.load.mean_imbalance:.2f}×" in text  # noqa: RUF001
+
+
+def test_curve_marks_the_token_cycle_and_puts_no_number_on_it(trace: Trace) -> None:
+    text = curve_text(lru_curve(trace, scope="global"))
+    [line] = [line for line in text.splitlines() if line.strip().startswith("> 9")]
+    assert line.split()[4:] == ["cliff"] * 3
+    assert curve_text(lru_curve(trace, scope="layer")).count("cliff") == 0
+
+
+def test_curve_takes_sizes_and_leaves_out_what_it_does_not_have(trace: Trace) -> None:
+    text = curve_text(lru_curve(trace), {"bf16": 1000}, slots=[2, 16, 17, 0])
+    rows = [line.split()[0] for line in text.splitlines() if line[:8].strip().isdigit()]
+    assert rows == ["2", "16"]
+
+
+def test_m3_figures_are_exact() -> None:
+    text = model_text(describe_model("minimax-m3", tp=8))
+    for number in ("427,040,140,160", "113,246,208", "45,312 bytes a token", "228 experts"):
+        assert number in text
+
+
+def test_ledger_says_whether_it_fits(contents: ReportContents) -> None:
+    model = contents.recorded
+    assert "Fits" in ledger_text(project_memory(model, load_hardware("h200")))
+    large = project_memory(load_model("minimax-m3"), load_hardware("h200"))
+    assert "Does not fit: " in ledger_text(large)
+    assert "no" in ledgers_text([large]).split()
+    assert ledgers_text([]) == "No memory ledger."
+
+
+def test_info_of_counts(counts_only: Trace) -> None:
+    assert "counts only" in trace_info_text(describe_trace(counts_only))

@@ -1,0 +1,109 @@
+"""Files: whole or not at all, never over what exists unless told to; figures are real PNGs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from moeprof.errors import InputError
+from moeprof.report import ReportContents, gather_report, render_html, save_figures, write_report
+from moeprof.report.figures import FIGURES
+from moeprof.report.pixels import LIGHT, UNUSED_LIGHT, colour_index, palette
+from moeprof.trace import Trace
+
+
+def test_writes_the_page_and_says_what(contents: ReportContents, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "report.html"
+    written = write_report(contents, path, png_dir=tmp_path / "png")
+    assert path.read_text(encoding="utf-8") == render_html(contents)
+    assert written.to_dict() == {
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "figures": [str(tmp_path / "png" / name) for name in FIGURES],
+    }
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_takes_a_trace(trace: Trace, tmp_path: Path) -> None:
+    assert write_report(trace, tmp_path / "r.html").bytes > 10_000
+
+
+def test_does_not_overwrite_unless_forced(contents: ReportContents, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("mine")
+    with pytest.raises(InputError, match=r"report\.html exists, it will not be overwritten"):
+        write_report(contents, path)
+    assert path.read_text() == "mine"
+    write_report(contents, path, force=True)
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_figure_in_the_way_stops_everything(contents: ReportContents, tmp_path: Path) -> None:
+    (tmp_path / "memory.png").write_text("mine")
+    with pytest.raises(InputError, match=r"memory\.png exists"):
+        write_report(contents, tmp_path / "r.html", png_dir=tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["memory.png"]
+
+
+def test_a_folder_is_no_page(contents: ReportContents, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        write_report(contents, tmp_path, force=True)
+
+
+def test_a_failure_leaves_nothing(
+    contents: ReportContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        write_report(contents, tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_are_pngs_with_content(contents: ReportContents, tmp_path: Path) -> None:
+    for path in save_figures(contents, tmp_path):
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 300
+            colours = image.convert("RGB").getcolors(1 << 24)
+            assert colours and len(colours) > 20
+
+
+def test_figures_are_the_same_every_time(contents: ReportContents, tmp_path: Path) -> None:
+    first = [path.read_bytes() for path in save_figures(contents, tmp_path / "a")]
+    assert first == [path.read_bytes() for path in save_figures(contents, tmp_path / "b")]
+
+
+def test_figures_of_odd_recordings(odd_trace: Trace, tmp_path: Path) -> None:
+    contents = gather_report(odd_trace)
+    names = {path.name for path in save_figures(contents, tmp_path)}
+    assert "memory.png" in names
+    assert ("load-heatmap.png" in names) == (contents.load is not None)
+    assert ("miss-ratio.png" in names) == (contents.layer_curve is not None)
+
+
+def test_hostile_names_do_not_break_figures(hostile: ReportContents, tmp_path: Path) -> None:
+    assert len(save_figures(hostile, tmp_path)) == len(FIGURES)
+
+
+def test_heatmap_image_is_the_load(contents: ReportContents) -> None:
+    import base64
+    import io
+
+    from moeprof.report.pixels import png_uri
+
+    assert contents.load
+    load = contents.load.load.copy()
+    load[0, :2] = (0, load[0].max() * 100)
+    index = colour_index(load)
+    assert index[0, 0] == 0
+    assert index[0, 1] == 255
+    uri = png_uri(index, palette(LIGHT, UNUSED_LIGHT))
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        assert image.size == load.shape[::-1]
+        assert list(image.tobytes()) == index.ravel().tolist()
