@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from moeprof.trace import Trace
 
 
-def count_assignments(
-    trace: Trace, group: NDArray[np.int32], groups: int
-) -> NDArray[np.int64]:
+def count_assignments(trace: Trace, group: NDArray[np.int32], groups: int) -> NDArray[np.int64]:
     """[groups, layers, experts] assignments of the tokens of each group.
 
     `group` [tokens] holds each token's group below `groups`. Layers run on threads of their own.

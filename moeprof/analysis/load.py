@@ -104,9 +104,7 @@ def _result(
     )
 
 
-def _imbalance_by(
-    trace: Trace, names: NDArray[np.str_], gpus: int | None
-) -> dict[str, float]:
+def _imbalance_by(trace: Trace, names: NDArray[np.str_], gpus: int | None) -> dict[str, float]:
     """Mean imbalance of the tokens under each name; '' is no name."""
     distinct, group = np.unique(names, return_inverse=True)
     counts = count_assignments(trace, group.astype(np.int32), len(distinct))

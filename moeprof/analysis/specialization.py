@@ -52,10 +52,7 @@ def analyze_specialization(
     per_layer = _divergence(counts, domain, len(domains))
     rng = np.random.default_rng(seed)
     null = np.array(
-        [
-            _divergence(counts, rng.permutation(domain), len(domains)).mean()
-            for _ in range(shuffles)
-        ]
+        [_divergence(counts, rng.permutation(domain), len(domains)).mean() for _ in range(shuffles)]
     )
     return SpecializationResult(
         domains=domains,

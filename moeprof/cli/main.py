@@ -97,9 +97,7 @@ def _call(verb: str, arguments: list[str]):  # type: ignore[no-untyped-def]  # s
     import typer
 
     module = import_module(f"moeprof.cli.{COMMANDS[verb][0]}")
-    app = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command(help=module.__doc__)(module.run)
     try:
         return app(arguments, prog_name=f"moeprof {verb}", standalone_mode=False)

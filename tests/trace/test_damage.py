@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +14,8 @@ import pytest
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
 from moeprof.trace import TraceWriter, open_trace, synthesize_rows, validate_trace
+from tests.conftest import small_config
+from tests.killing import progress_until_killed
 from tests.trace.test_store import part
 
 
@@ -59,9 +57,7 @@ def test_a_closed_segment_cut_short_is_named(saved: Callable[..., Path], cut: fl
     assert problems[0].startswith("segments/000000.arrows: 0 of 600 rows can be read")
 
 
-def test_a_corrupted_segment_is_named_and_the_others_read(
-    tmp_path: Path, model: MoEModel
-) -> None:
+def test_a_corrupted_segment_is_named_and_the_others_read(tmp_path: Path, model: MoEModel) -> None:
     rows, _ = synthesize_rows(model, 300)
     with TraceWriter(tmp_path / "t", model, segment_bytes=1) as writer:
         for start in (0, 100, 200):
@@ -148,28 +144,10 @@ for token in range(200_000):
 
 
 def test_kill_9_loses_at_most_the_last_second(tmp_path: Path) -> None:
-    import json
-
-    from tests.conftest import small_config
-
     path = tmp_path / "run.moetrace"
-    process = subprocess.Popen(
-        [sys.executable, "-c", RECORDER, str(path), json.dumps(small_config())],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert process.stdout is not None
-    seen = [process.stdout.readline().split()]
-    while float(seen[-1][1]) - float(seen[0][1]) < 2.2:
-        seen.append(process.stdout.readline().split())
-    os.kill(process.pid, signal.SIGKILL)
-    killed = time.monotonic()
-    seen += [line.split() for line in process.stdout if len(line.split()) == 2]
-    process.wait()
-    process.stdout.close()
+    config = json.dumps(small_config())
+    due, _ = progress_until_killed(RECORDER, str(path), config, seconds=2.2)
     trace = open_trace(path)
-    due = [int(token) for token, when in seen if float(when) < killed - 1.0]
-    assert len(due) > 100, "the recorder hardly ran"
-    assert trace.tokens > due[-1]
+    assert due > 100, "the recorder hardly ran"
+    assert trace.tokens > due
     assert "its writer did not close it" in trace.problems[0]
