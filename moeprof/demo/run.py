@@ -15,7 +15,7 @@ from pathlib import Path
 from moeprof.capture.transformers.run import capture_transformers
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
-from moeprof.report import Finding, gather_report, write_report
+from moeprof.report import Finding, find_all, gather_report, write_report
 from moeprof.result import Result
 from moeprof.trace import open_trace
 
@@ -85,5 +85,5 @@ def run_demo(output: str | Path, *, stage: Stage, force: bool = False, seed: int
         decode_tokens=captured.decode_tokens,
         dropped=captured.dropped,
         requests=captured.requests,
-        findings=contents.findings,
+        findings=find_all(contents),
     )

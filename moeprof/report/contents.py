@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import gcd
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from moeprof.analysis import (
     analyze_load,
     analyze_specialization,
 )
+from moeprof.analysis.chance import even_router_imbalance
 from moeprof.analysis.counting import count_assignments
 from moeprof.cache import LruCurve, Scope, lru_curve
 from moeprof.errors import InputError
@@ -31,14 +31,11 @@ from moeprof.projection import (
     project_memory,
 )
 from moeprof.quantity import Quantity
-from moeprof.report.chance import even_router_imbalance
 from moeprof.result import Result
 from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
 from moeprof.trace.schema import StoredFile
 
 PRECISIONS = ("bf16", "mxfp8", "nvfp4")
-if TYPE_CHECKING:
-    from moeprof.report.findings import Finding
 
 ALL_TOKENS = "all tokens"
 VIEW_CELLS = 100_000  # of all heatmap views together: 0.5 MB of the page
@@ -86,13 +83,6 @@ class ReportContents(Result):
     def transfer(self) -> bool:
         """True where the routing is of one model and the projection of another."""
         return _shape(self.recorded) != _shape(self.target)
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What it all means, in sentences."""
-        from moeprof.report.findings import find_all  # findings are functions of this class
-
-        return find_all(self)
 
 
 def gather_report(

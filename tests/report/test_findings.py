@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moeprof.analysis.chance import even_router_imbalance
 from moeprof.model import MoEModel
 from moeprof.quantity import Provenance
 from moeprof.report import ReportContents, gather_report
-from moeprof.report.chance import even_router_imbalance
 from moeprof.report.curves import near_cliff, slots_for, table_slots
+from moeprof.report.findings import find_all
 from moeprof.report.wording import percent, read_bytes, times
 from moeprof.trace import Trace, synthesize_rows
 
 
 def headline(contents: ReportContents, words: str) -> str:
-    found = [f.headline for f in contents.findings if words in f.headline]
+    found = [f.headline for f in find_all(contents) if words in f.headline]
     assert len(found) == 1, found
     return found[0]
 
@@ -42,20 +43,20 @@ def test_numbers_are_those_of_the_results(contents: ReportContents) -> None:
 
 
 def test_every_hit_ratio_stands_beside_bytes(contents: ReportContents) -> None:
-    for finding in contents.findings:
+    for finding in find_all(contents):
         if "hits" in finding.headline and "%" in finding.headline:
             assert finding.headline.count("a token in BF16") == finding.headline.count("% hits")
 
 
 def test_imbalance_and_balancedness_are_not_mixed(contents: ReportContents) -> None:
-    assert not any("balancedness" in f.headline + f.meaning for f in contents.findings)
+    assert not any("balancedness" in f.headline + f.meaning for f in find_all(contents))
 
 
 def test_m3_memory_is_the_ledgers(contents: ReportContents) -> None:
     full = gather_of(contents, "minimax-m3")
     fits = headline(full, "fits:")
     assert fits.startswith("minimax-m3 on 8xh200-sxm (TP 8) fits: BF16 leaves 492 k tokens of KV")
-    bound = next(f for f in full.findings if "bounded" in f.headline)
+    bound = next(f for f in find_all(full) if "bounded" in f.headline)
     for deployment in full.deployments:
         assert f"{deployment.decode_bound.value:,.0f} tokens/s" in bound.headline
         assert read_bytes(deployment.decode_read.value) in bound.headline
@@ -71,7 +72,7 @@ def gather_of(contents: ReportContents, target: str) -> ReportContents:
 def test_a_transfer_is_said_before_any_number(contents: ReportContents) -> None:
     assert not contents.transfer
     full = gather_of(contents, "minimax-m3")
-    first = full.findings[0]
+    first = find_all(full)[0]
     assert full.transfer
     assert first.tone == "notice"
     assert "not of minimax-m3 (57 MoE layers, top-4 of 128 experts)" in first.headline
@@ -82,15 +83,15 @@ def test_a_transfer_is_said_before_any_number(contents: ReportContents) -> None:
 def test_what_is_too_large_is_said_with_what_is_short(model: MoEModel) -> None:
     trace = Trace.in_memory(model, *synthesize_rows(model, 60))
     contents = gather_report(trace, target="minimax-m3", hardware="h100")
-    finding = next(f for f in contents.findings if "does not fit" in f.headline)
+    finding = next(f for f in find_all(contents) if "does not fit" in f.headline)
     smallest = min(contents.deployments, key=lambda d: d.ledger.total.value).ledger
     assert finding.meaning.startswith(f"{smallest.precision.upper()} is ")
-    assert not any("bounded" in f.headline for f in contents.findings)
+    assert not any("bounded" in f.headline for f in find_all(contents))
 
 
 def test_problems_and_drops_come_first(contents: ReportContents) -> None:
     info = replace(contents.info, problems=["segment cut"], dropped={"buffer full": 100})
-    found = replace(contents, info=info).findings
+    found = find_all(replace(contents, info=info))
     assert [finding.tone for finding in found[:3]] == ["problem", "problem", "fact"]
     assert "segment cut" in found[0].headline
     assert "100 tokens of 700 seen (14 %)" in found[1].headline
@@ -103,7 +104,7 @@ def test_no_number_near_the_cliff(contents: ReportContents) -> None:
     assert curve.at(curve.token_cycle - contents.info.top_k) == 0
     assert not near_cliff(curve, 2 * curve.token_cycle)
     assert curve.token_cycle in table_slots(curve)
-    finding = next(f for f in contents.findings if "cliff" in f.headline)
+    finding = next(f for f in find_all(contents) if "cliff" in f.headline)
     assert f"{curve.token_cycle} slots" in finding.headline
     assert "hit ratio" not in finding.headline + finding.meaning
 
@@ -113,7 +114,7 @@ def test_the_cliff_is_not_claimed_where_layers_are_missing(model: MoEModel) -> N
     recorded = np.ones(rows.experts.shape[:2], bool)
     recorded[::2, :2] = False
     contents = gather_report(Trace.in_memory(model, replace(rows, recorded=recorded), requests))
-    finding = next(f for f in contents.findings if "cliff" in f.headline)
+    finding = next(f for f in find_all(contents) if "cliff" in f.headline)
     assert "some tokens lack some layers" in finding.meaning
 
 

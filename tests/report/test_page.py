@@ -10,6 +10,7 @@ import pytest
 
 from moeprof.model import MoEModel
 from moeprof.report import ReportContents, gather_report, render_html
+from moeprof.report.findings import find_all
 from moeprof.report.html import embedded_json
 from moeprof.trace import Trace, synthesize_rows
 from tests.report.conftest import HOSTILE
@@ -75,7 +76,7 @@ def test_every_section_is_there_and_linked(contents: ReportContents) -> None:
 
 def test_findings_come_first(contents: ReportContents) -> None:
     text = " ".join(Page(render_html(contents)).text.replace("\u00a0", " ").split())
-    places = [text.index(finding.headline) for finding in contents.findings]
+    places = [text.index(finding.headline) for finding in find_all(contents)]
     assert places == sorted(places)
     assert places[-1] < text.index("Each row is a layer")
 

@@ -9,6 +9,7 @@ from moeprof.hardware import list_hardware, load_hardware
 from moeprof.model import describe_model, list_models, load_model
 from moeprof.projection import project_memory
 from moeprof.report import ReportContents, ReportFile
+from moeprof.report.findings import find_all
 from moeprof.report.text import (
     curve_text,
     findings_text,
@@ -33,7 +34,7 @@ def texts(contents: ReportContents) -> dict[str, str]:
         "load": load_text(contents.load),
         "layer": curve_text(contents.layer_curve),
         "global": curve_text(contents.global_curve, contents.expert_bytes),
-        "findings": findings_text(contents.findings),
+        "findings": findings_text(find_all(contents)),
         "ledger": ledger_text(ledgers[0]),
         "ledgers": ledgers_text(ledgers),
         "model": model_text(describe_model("minimax-m3", tp=8)),
