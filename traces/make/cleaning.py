@@ -33,7 +33,7 @@ def _plain(data: bytes) -> Named:
         yield f"{number}:{name}", part
 
 
-def _prose(markup: str) -> str:
+def _paragraphs(markup: str) -> str:
     """Paragraphs of the text between tags, one per line group, without layout white space."""
     text = re.sub(r"(?s)<(script|style|head|info)\b.*?</\1>", "", markup)
     text = re.sub(r"(?i)</?(p|div|h[1-6]|li|tr|pre|dt|dd|title|item|td|th)\b[^>]*>", "\n\n", text)
@@ -42,8 +42,8 @@ def _prose(markup: str) -> str:
     return "\n\n".join(part for part in paragraphs if part)
 
 
-def _html(data: bytes) -> Named:
-    yield "", _prose(_decode(data))
+def _prose(data: bytes) -> Named:
+    yield "", _paragraphs(_decode(data))
 
 
 def _is_english(paragraph: str) -> bool:
@@ -54,8 +54,8 @@ def _is_english(paragraph: str) -> bool:
     )
 
 
-def _french_html(data: bytes) -> Named:
-    paragraphs = _prose(_decode(data)).split("\n\n")
+def _french(data: bytes) -> Named:
+    paragraphs = _paragraphs(_decode(data)).split("\n\n")
     yield "", "\n\n".join(part for part in paragraphs if not _is_english(part))
 
 
@@ -88,9 +88,8 @@ def _austen(data: bytes) -> Named:
 
 _CLEANERS: dict[Cleaner, Callable[[bytes], Named]] = {
     "plain": _plain,
-    "html": _html,
-    "mallard": _html,
-    "french_html": _french_html,
+    "prose": _prose,
+    "french": _french,
     "austen": _austen,
 }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["sdist", "wheel", "deb"]
-Cleaner = Literal["plain", "html", "mallard", "french_html", "austen"]
+Cleaner = Literal["plain", "prose", "french", "austen"]
 
 _MINIFIED = r"\.min\.js|/main\.|-min\.|MathJax"
 
@@ -184,10 +184,10 @@ SOURCES = (
     Source("javascript", "xstatic-angular", r"\.js$", 700, exclude=r"\.min\.js|/i18n/"),
     Source("javascript", "nbclassic", r"/(codemirror|js|base)/.*\.js$", 1600, exclude=_MINIFIED),
     Source("english", "r-cran-janeaustenr", r"/Rdata\.rdb$", 2200, "austen"),
-    Source("english", "gnome-user-docs", r"/help/C/.*\.page$", 600, "mallard"),
-    Source("french", "debian-handbook", r"/html/fr-FR/[^/]*\.html$", 1600, "french_html"),
-    Source("french", "gnome-user-docs", r"/help/fr/.*\.page$", 800, "mallard"),
-    Source("french", "debian-faq-fr", r"\.fr\.html$", 300, "french_html"),
+    Source("english", "gnome-user-docs", r"/help/C/.*\.page$", 600, "prose"),
+    Source("french", "debian-handbook", r"/html/fr-FR/[^/]*\.html$", 1600, "french"),
+    Source("french", "gnome-user-docs", r"/help/fr/.*\.page$", 800, "prose"),
+    Source("french", "debian-faq-fr", r"\.fr\.html$", 300, "french"),
     Source("markup", "django", r"/docs/.*\.txt$", 900),
     Source("markup", "django", r"/(django|tests)/.*\.html$", 200),
     Source("markup", "docutils", r"/docs/.*\.(txt|rst)$", 500),

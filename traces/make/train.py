@@ -50,7 +50,7 @@ def encode(documents: list[Document], tokenizer: PreTrainedTokenizerFast) -> dic
     streams: dict[str, Tensor] = {}
     for domain in DOMAINS:
         texts = [item.text for item in documents if item.domain == domain]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         streams[domain] = torch.cat([torch.tensor([BOS, *row, EOS]) for row in ids])
     return streams
 
