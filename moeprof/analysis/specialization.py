@@ -49,11 +49,8 @@ def analyze_specialization(
         raise InputError(f"{trace}: needs requests of at least two labels, has {len(domains)}")
     counts = _request_counts(trace, [request.index for request in labelled])
     domain = np.array([domains.index(str(request.label)) for request in labelled])
-    per_layer = _divergence(counts, domain, len(domains))
-    rng = np.random.default_rng(seed)
-    null = np.array(
-        [_divergence(counts, rng.permutation(domain), len(domains)).mean() for _ in range(shuffles)]
-    )
+    per_layer = domain_divergence(counts, domain, len(domains))
+    null = shuffled_divergence(counts, domain, len(domains), shuffles=shuffles, seed=seed)
     return SpecializationResult(
         domains=domains,
         requests=len(labelled),
@@ -77,10 +74,22 @@ def _request_counts(trace: Trace, indices: list[int]) -> NDArray[np.int64]:
     return count_assignments(trace, group, len(indices) + 1)[:-1]
 
 
-def _divergence(
+def shuffled_divergence(
+    counts: NDArray[np.int64], domain: NDArray[np.intp], domains: int, *, shuffles: int, seed: int
+) -> NDArray[np.float64]:
+    """[shuffles] mean divergence over layers with `domain` permuted over the requests."""
+    rng = np.random.default_rng(seed)
+    orders = (rng.permutation(domain) for _ in range(shuffles))
+    return np.array([domain_divergence(counts, order, domains).mean() for order in orders])
+
+
+def domain_divergence(
     counts: NDArray[np.int64], domain: NDArray[np.intp], domains: int
 ) -> NDArray[np.float64]:
-    """[layers] Jensen-Shannon divergence in bits between the domains' distributions."""
+    """[layers] Jensen-Shannon divergence in bits between the domains' expert distributions.
+
+    `counts` [requests, layers, experts] are assignments, `domain` [requests] is below `domains`.
+    """
     totals = np.zeros((domains, *counts.shape[1:]))
     np.add.at(totals, domain, counts)
     share = totals / np.maximum(totals.sum(axis=2, keepdims=True), 1)

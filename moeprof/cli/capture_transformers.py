@@ -1,6 +1,8 @@
 """Run a transformers model on prompts and record where its routers send every token.
 
 The prompts file is .jsonl with {"text": ..., "label": ...} a line, or .txt with a prompt a line.
+MiniMax-M3's sparse attention takes no padding: of its prompts, only neighbours of equal length
+run together.
 """
 
 from __future__ import annotations

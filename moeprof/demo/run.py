@@ -23,7 +23,7 @@ MODEL = Path(__file__).parent / "tiny_m3"
 PROMPTS = MODEL / "prompts.jsonl"
 TARGET = "minimax-m3"
 HARDWARE = "8xh200"
-NEW_TOKENS = 96
+NEW_TOKENS = 64
 BATCH = 8
 
 Stage = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]

@@ -60,7 +60,7 @@ def test_a_file_of_prompts_becomes_a_trace(folder: Path, prompts: Path, tmp_path
         progress=lambda done, of: seen.append((done, of)),
     )
     trace = open_trace(tmp_path / "t.moetrace")
-    assert seen == [(2, 3), (3, 3)]
+    assert seen == [(1, 3), (2, 3), (3, 3)]  # M3 takes no padding: unequal prompts run alone
     assert (result.prefill_tokens, result.dropped, result.requests) == (6, 0, 3)
     assert result.tokens == trace.tokens == 6 + result.decode_tokens
     assert result.model == "tiny"
@@ -69,6 +69,15 @@ def test_a_file_of_prompts_becomes_a_trace(folder: Path, prompts: Path, tmp_path
     prompt = trace.phase == Phase.PREFILL
     assert trace.token_id[prompt].tolist() == [5, 6, 7, 8, 9, 9]
     assert result.to_dict()["tokens"] == result.tokens
+
+
+def test_prompts_of_equal_length_share_a_batch(folder: Path, tmp_path: Path) -> None:
+    texts = [Prompt("w5 w6"), Prompt("w7 w8"), Prompt("w9 w9"), Prompt("w9"), Prompt("w4")]
+    path = tmp_path / "t.moetrace"
+    capture_transformers(folder, texts, path, batch_size=2, max_new_tokens=1, device="cpu")
+    trace = open_trace(path)
+    together = [trace.request[trace.step == step].tolist() for step in np.unique(trace.step)]
+    assert [sorted(set(requests)) for requests in together] == [[0, 1], [2], [3, 4]]
 
 
 def test_same_seed_same_tokens(folder: Path, prompts: Path, tmp_path: Path, torch: Any) -> None:

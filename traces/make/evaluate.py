@@ -23,9 +23,10 @@ from bytemodel import OrderTwo
 from corpus import Document, read_split
 from numpy.typing import NDArray
 from sources import DOMAINS
-from specialization import divergence, null
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from moeprof.analysis.specialization import domain_divergence, shuffled_divergence
 
 CONTEXT = 512
 STRIDE = 256
@@ -173,8 +174,8 @@ def routing(results: list[Measured], seed: int) -> dict[str, object]:
     """The specialization of each layer and its mean, beside the shuffle null."""
     counts = np.stack([item.counts for item in results])
     labels = np.array([DOMAINS.index(item.domain) for item in results])
-    layers = divergence(counts, labels, len(DOMAINS))
-    chance = null(counts, labels, len(DOMAINS), PERMUTATIONS, seed)
+    layers = domain_divergence(counts, labels, len(DOMAINS))
+    chance = shuffled_divergence(counts, labels, len(DOMAINS), shuffles=PERMUTATIONS, seed=seed)
     return {
         "bits": round(float(layers.mean()), 4),
         "null_mean": round(float(chance.mean()), 4),

@@ -2,7 +2,7 @@
 
     python traces/make/record.py --corpus corpus --output traces/tiny-m3.moetrace
 
-Takes the same number of prompts of each domain, up to six windows of about 190 tokens from each
+Takes the same number of prompts of each domain, up to six windows of 190 tokens from each
 held-out document, and samples 64 tokens after each, so that a request stays within the 256 tokens
 that tiny-m3 was trained on. Prints how the routing differs by domain beside a shuffle null.
 """
@@ -13,10 +13,13 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from corpus import Document, read_split
 from sources import DOMAINS
+from trimming import Count, token_counter, trim
 
 from moeprof.analysis import analyze_specialization
 from moeprof.capture import Prompt, capture_transformers
@@ -25,24 +28,19 @@ from moeprof.trace import open_trace
 
 PER_DOMAIN = 64
 WINDOWS_PER_DOCUMENT = 6
-PROMPT_CHARACTERS = 560
-MIN_CHARACTERS = 300
+PROMPT_TOKENS = 190
 NEW_TOKENS = 64
 
 
-def windows(documents: list[Document]) -> list[str]:
+def windows(documents: list[Document], count: Count) -> Iterator[str]:
     """Evenly spaced windows of one domain's documents: the first of each, then the second, ..."""
-    return [
-        text
-        for number in range(WINDOWS_PER_DOCUMENT)
-        for document in documents
-        if len(text := _window(document.text, number)) >= MIN_CHARACTERS
-    ]
-
-
-def _window(text: str, number: int) -> str:
-    start = len(text) * number // WINDOWS_PER_DOCUMENT
-    return text[start : start + min(PROMPT_CHARACTERS, len(text) // WINDOWS_PER_DOCUMENT)]
+    for number in range(WINDOWS_PER_DOCUMENT):
+        for document in documents:
+            start = len(document.text) * number // WINDOWS_PER_DOCUMENT
+            stop = len(document.text) * (number + 1) // WINDOWS_PER_DOCUMENT
+            text = trim(document.text[start:stop], PROMPT_TOKENS, count)
+            if text is not None:
+                yield text
 
 
 def prompts(documents: list[Document]) -> list[Prompt]:
@@ -50,7 +48,9 @@ def prompts(documents: list[Document]) -> list[Prompt]:
     by_domain: dict[str, list[Document]] = defaultdict(list)
     for document in documents:
         by_domain[document.domain].append(document)
-    rounds = zip(*(windows(by_domain[domain])[:PER_DOMAIN] for domain in DOMAINS), strict=True)
+    count = token_counter()
+    chosen = [list(islice(windows(by_domain[name], count), PER_DOMAIN)) for name in DOMAINS]
+    rounds = zip(*chosen, strict=True)
     return [
         Prompt(text, domain)
         for texts in rounds

@@ -40,6 +40,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     name: str
+    takes_padding: bool  # does a row compute the same with padding on its left?
 
 
 def capture_transformers(
@@ -63,10 +64,12 @@ def capture_transformers(
     """Generate from every prompt with the model in folder `model_path`, and record its routing.
 
     `prompts` is a file (see `read_prompts`) or what it holds; `output` becomes the trace.
-    Prompts go in batches of `batch_size`, in order, padded on the left, and give up to
-    `max_new_tokens` each: greedily, or with `sample` by the model's own sampling settings from
-    `seed`. `device` is CUDA where there is one; `threads` are those of torch on the CPU, its own
-    choice if None. A hub id instead of a folder is downloaded.
+    Prompts go in batches of up to `batch_size`, in order, padded on the left, and give up to
+    `max_new_tokens` each; where padding would change what a model computes (MiniMax-M3's sparse
+    attention), only neighbours of equal length share a batch. Generation is greedy, or with
+    `sample` by the model's own sampling settings from `seed`. `device` is CUDA where there is one;
+    `threads` are those of torch on the CPU, its own choice if None. A hub id instead of a folder
+    is downloaded.
 
     Raises InputError for prompts, model or output that cannot be used, most of them before the
     model is loaded; MoeprofError if recording broke off (what was recorded stays).
@@ -154,7 +157,7 @@ def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: boo
     transformers.utils.logging.disable_progress_bar()  # the caller shows progress
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
-        name = describe_config(config).name
+        described = describe_config(config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         model = _model_class(config).from_pretrained(source, dtype=dtype, **options)
         model = model.to(device).eval()
@@ -164,7 +167,8 @@ def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: boo
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return Loaded(model, tokenizer, name)
+    # M3's indexer, in transformers 5.23, chooses key blocks by column and not by position.
+    return Loaded(model, tokenizer, described.name, takes_padding=described.indexer is None)
 
 
 def _model_class(config: Any) -> Any:
@@ -204,16 +208,31 @@ def _generate(
 ) -> None:
     import torch
 
+    done = 0
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(seed)
-        for start in range(0, len(tokens), batch_size):
-            batch = {"input_ids": tokens[start : start + batch_size]}
-            padded = loaded.tokenizer.pad(batch, padding=True, return_tensors="pt")
+        for batch in _batches(tokens, batch_size, equal_lengths=not loaded.takes_padding):
+            padded = loaded.tokenizer.pad({"input_ids": batch}, padding=True, return_tensors="pt")
             loaded.model.generate(
                 input_ids=padded["input_ids"].to(loaded.model.device),
                 attention_mask=padded["attention_mask"].to(loaded.model.device),
                 pad_token_id=loaded.tokenizer.pad_token_id,
                 **settings,
             )
+            done += len(batch)
             if progress is not None:
-                progress(min(start + batch_size, len(tokens)), len(tokens))
+                progress(done, len(tokens))
+
+
+def _batches(
+    tokens: Sequence[list[int]], size: int, *, equal_lengths: bool
+) -> Iterator[list[list[int]]]:
+    """Neighbouring prompts, up to `size` together."""
+    batch: list[list[int]] = []
+    for ids in tokens:
+        if batch and (len(batch) == size or (equal_lengths and len(ids) != len(batch[0]))):
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
+        yield batch
