@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from moeprof.errors import MoeprofError
     from moeprof.hardware import load_hardware
     from moeprof.model import MoEModel, describe_model, load_model
-    from moeprof.projection import project_memory
+    from moeprof.projection import project_deployment, project_memory
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
     from moeprof.trace import (
@@ -60,6 +60,7 @@ _HOMES = {
     "load_model": "model",
     "lru_curve": "cache",
     "open_trace": "trace",
+    "project_deployment": "projection",
     "project_memory": "projection",
     "record": "capture",
     "run_demo": "demo",
@@ -90,6 +91,7 @@ __all__ = [
     "load_model",
     "lru_curve",
     "open_trace",
+    "project_deployment",
     "project_memory",
     "record",
     "run_demo",

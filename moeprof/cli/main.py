@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("validate", "check every invariant and checksum of a trace"),
     "analyze load": ("analyze_load", "load by expert, layer, phase, label and over time"),
     "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
+    "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),
     "hardware list": ("hardware_list", "the hardware profiles that come with moeprof"),
     "hardware show": ("hardware_show", "every figure of a profile with its source"),

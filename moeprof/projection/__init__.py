@@ -1,13 +1,16 @@
 """From model and hardware to what a deployment needs: memory per rank, and bounds on its speed."""
 
 from moeprof.projection.bounds import decode_bound, decode_read_bytes
+from moeprof.projection.deployment import DeploymentProjection, project_deployment
 from moeprof.projection.memory import MemoryLedger, project_memory
 from moeprof.projection.parallelism import Parallelism
 
 __all__ = [
+    "DeploymentProjection",
     "MemoryLedger",
     "Parallelism",
     "decode_bound",
     "decode_read_bytes",
+    "project_deployment",
     "project_memory",
 ]

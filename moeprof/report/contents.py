@@ -24,13 +24,7 @@ from moeprof.cache import LruCurve, Scope, lru_curve
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.model import MoEModel, load_model
-from moeprof.projection import (
-    MemoryLedger,
-    decode_bound,
-    decode_read_bytes,
-    project_memory,
-)
-from moeprof.quantity import Quantity
+from moeprof.projection import DeploymentProjection, project_deployment
 from moeprof.result import Result
 from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
 from moeprof.trace.schema import StoredFile
@@ -40,15 +34,6 @@ PRECISIONS = ("bf16", "mxfp8", "nvfp4")
 ALL_TOKENS = "all tokens"
 VIEW_CELLS = 100_000  # of all heatmap views together: 0.5 MB of the page
 SHUFFLE_CELLS = 100_000_000  # requests x layers x experts that the shuffle null holds in memory
-
-
-@dataclass(frozen=True)
-class Deployment(Result):
-    """The target model in one precision: memory of a rank, and the bound on decode at batch 1."""
-
-    ledger: MemoryLedger
-    decode_read: Quantity  # bytes a step reads over all GPUs
-    decode_bound: Quantity  # steps/s
 
 
 @dataclass(frozen=True)
@@ -71,7 +56,7 @@ class ReportContents(Result):
     global_curve: LruCurve | None
     expert_bytes: Mapping[str, int]  # one expert of the recorded model, by format
     specialization: SpecializationResult | None
-    deployments: list[Deployment]
+    deployments: list[DeploymentProjection]
     missing: Mapping[str, str]
     files: list[StoredFile] = field(default_factory=list)
     recorded_by: str = ""  # version of moeprof that wrote the trace
@@ -221,19 +206,16 @@ def _specialization(trace: Trace, missing: dict[str, str]) -> SpecializationResu
         return None
 
 
-def _deployments(model: MoEModel, cluster: Cluster, missing: dict[str, str]) -> list[Deployment]:
+def _deployments(
+    model: MoEModel, cluster: Cluster, missing: dict[str, str]
+) -> list[DeploymentProjection]:
     """The target in every precision, tensor-parallel as far as its heads divide."""
     heads = model.attention.heads if model.attention else 1
     tp = gcd(heads, cluster.gpus_per_node)
     dp = cluster.gpus // tp
     try:
         return [
-            Deployment(
-                ledger=project_memory(model, cluster, precision=name, tp=tp, dp=dp),
-                decode_read=decode_read_bytes(model, name, model.top_k),
-                decode_bound=decode_bound(model, cluster, name, model.top_k),
-            )
-            for name in PRECISIONS
+            project_deployment(model, cluster, precision=name, tp=tp, dp=dp) for name in PRECISIONS
         ]
     except InputError as error:
         missing["memory"] = str(error)

@@ -79,6 +79,7 @@ def test_kv_bytes_follow_the_flags(run: Run) -> None:
         ["models", "show", "qwen3-30b-a3b"],
         ["models", "show", "llama-3.1-70b"],
         ["hardware", "list"],
+        ["project", "minimax-m3", "--hardware", "8xh200", "--precision", "nvfp4"],
         ["hardware", "show", "8xh200"],
         ["info", "T"],
         ["validate", "T"],
@@ -113,6 +114,14 @@ def test_the_keys_of_the_contract(run: Run, saved: Callable[..., Path]) -> None:
     curve = result(run("cache", "curve", trace, "--json")[1], "cache.curve")
     assert len(curve["slots"]) == len(curve["hit_ratio"]) == len(curve["bytes_per_token"]) == 16
     assert curve["token_cycle"] == 9
+
+
+def test_what_does_not_fit_is_an_answer_with_4(run: Run) -> None:
+    code, out, err = run("project", "minimax-m3", "--hardware", "4xh100", "--json")
+    answer = result(out, "project")
+    assert (code, err, answer["fits"]) == (4, "", False)
+    memory = answer["memory"]
+    assert sum(size for name, size in memory.items() if name != "total") == memory["total"]
 
 
 def test_inputs_are_named_with_their_digest(run: Run, saved: Callable[..., Path]) -> None:
@@ -162,6 +171,8 @@ def test_what_is_missing_goes_to_stderr_and_quiet_hides_it(
         (["cache", "curve", "T", "--phase", "both"], "phase 'both' is not one of"),
         (["cache", "curve", "T", "--precision", "int3"], "int3"),
         (["analyze", "load", "T", "--gpus", "5"], "do not divide"),
+        (["project", "minimax-m3", "--hardware", "8xh200", "--tp", "7"], "tp 7 does not divide"),
+        (["project", "minimax-m3", "--hardware", "8xh200", "--input-len", "-1"], "input_len"),
         (["capture", "transformers", "nowhere", "--prompts", "p.txt", "-o", "t"], "p.txt"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -7,7 +7,7 @@ import pytest
 from moeprof.cache import lru_curve
 from moeprof.hardware import list_hardware, load_hardware
 from moeprof.model import describe_model, list_models, load_model
-from moeprof.projection import project_memory
+from moeprof.projection import project_deployment, project_memory
 from moeprof.report import ReportContents, ReportFile
 from moeprof.report.findings import find_all
 from moeprof.report.text import (
@@ -16,27 +16,30 @@ from moeprof.report.text import (
     hardware_list_text,
     hardware_text,
     ledger_text,
-    ledgers_text,
     load_text,
     model_text,
     models_text,
+    projection_text,
     report_text,
     trace_info_text,
 )
 from moeprof.trace import Trace, describe_trace
 
+TABLES = ("load", "layer", "ledger", "projection")  # end in a bar, or in the room for one
+
 
 def texts(contents: ReportContents) -> dict[str, str]:
     assert contents.load and contents.layer_curve and contents.global_curve
-    ledgers = [deployment.ledger for deployment in contents.deployments]
     return {
         "info": trace_info_text(contents.info),
         "load": load_text(contents.load),
         "layer": curve_text(contents.layer_curve),
         "global": curve_text(contents.global_curve, contents.expert_bytes),
         "findings": findings_text(find_all(contents)),
-        "ledger": ledger_text(ledgers[0]),
-        "ledgers": ledgers_text(ledgers),
+        "ledger": ledger_text(contents.deployments[0].ledger),
+        "projection": projection_text(
+            project_deployment("minimax-m3", "8xh200", concurrency=8, input_len=9_000)
+        ),
         "model": model_text(describe_model("minimax-m3", tp=8)),
         "models": models_text(list_models()),
         "hardware": hardware_text(load_hardware("8xh200")),
@@ -51,7 +54,7 @@ def test_fits_80_columns_and_is_plain(which: str, request: pytest.FixtureRequest
         for line in text.splitlines():
             assert len(line) <= 80, (name, line)
             assert line.isprintable(), (name, line)
-            assert line == line.rstrip() or name in ("load", "layer", "ledger"), (name, line)
+            assert line == line.rstrip() or name in TABLES, (name, line)
 
 
 def test_load_has_a_row_a_layer(contents: ReportContents) -> None:
@@ -86,8 +89,14 @@ def test_ledger_says_whether_it_fits(contents: ReportContents) -> None:
     assert "Fits" in ledger_text(project_memory(model, load_hardware("h200")))
     large = project_memory(load_model("minimax-m3"), load_hardware("h200"))
     assert "Does not fit: " in ledger_text(large)
-    assert "no" in ledgers_text([large]).split()
-    assert ledgers_text([]) == "No memory ledger."
+
+
+def test_a_projection_bounds_only_what_fits() -> None:
+    asked = {"concurrency": 2, "input_len": 1000, "output_len": 24}
+    fits = projection_text(project_deployment("minimax-m3", "8xh200", **asked))
+    assert "2 requests of 1,024 tokens; 480 fit at a time." in fits
+    assert "bounded by 775 tokens/s" in fits
+    assert "bounded" not in projection_text(project_deployment("minimax-m3", "h200"))
 
 
 def test_info_of_counts(counts_only: Trace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeprof.model import TENSOR_CLASSES
-from moeprof.projection import MemoryLedger
+from moeprof.projection import DeploymentProjection, MemoryLedger
 from moeprof.report.blocks import (
     Axis,
     Bar,
@@ -16,7 +16,7 @@ from moeprof.report.blocks import (
     Tick,
     axis_ticks,
 )
-from moeprof.report.contents import Deployment, ReportContents
+from moeprof.report.contents import ReportContents
 from moeprof.report.wording import GIB, count, gib, held_bytes, read_bytes, short_count
 
 # What is drawn as one piece; the table has every class.
@@ -52,7 +52,7 @@ def memory_section(contents: ReportContents) -> Section:
     return Section("memory", title, lead, blocks)
 
 
-def _bars(deployments: list[Deployment]) -> Bars:
+def _bars(deployments: list[DeploymentProjection]) -> Bars:
     ledgers = [deployment.ledger for deployment in deployments]
     capacity = ledgers[0].capacity.value
     usable = capacity - ledgers[0].classes["reserve"].value

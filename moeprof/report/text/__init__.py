@@ -4,7 +4,7 @@ from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
 from moeprof.report.text.hardware import hardware_list_text, hardware_text
 from moeprof.report.text.load import load_text
-from moeprof.report.text.memory import ledger_text, ledgers_text
+from moeprof.report.text.memory import ledger_text, projection_text
 from moeprof.report.text.model import model_text, models_text
 from moeprof.report.text.report import report_text
 from moeprof.report.text.trace import trace_info_text
@@ -15,10 +15,10 @@ __all__ = [
     "hardware_list_text",
     "hardware_text",
     "ledger_text",
-    "ledgers_text",
     "load_text",
     "model_text",
     "models_text",
+    "projection_text",
     "report_text",
     "trace_info_text",
 ]

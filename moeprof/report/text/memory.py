@@ -1,13 +1,10 @@
-"""Memory ledgers: one in full, or several side by side."""
+"""The memory ledger of a deployment, in full."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from moeprof.model import TENSOR_CLASSES
-from moeprof.projection import MemoryLedger
+from moeprof.projection import DeploymentProjection, MemoryLedger
 from moeprof.report.text.layout import bar, pairs, table, wrapped
-from moeprof.report.wording import gib, held_bytes
+from moeprof.report.wording import gib, held_bytes, read_bytes
 
 _BAR = 20
 
@@ -32,28 +29,32 @@ def ledger_text(ledger: MemoryLedger) -> str:
     return "\n\n".join([wrapped(_title(ledger)), body, wrapped(_verdict(ledger)), sources])
 
 
-def ledgers_text(ledgers: Sequence[MemoryLedger]) -> str:
-    """One column a precision; GiB on the fullest rank, and tokens of KV that fit beside."""
-    if not ledgers:
-        return "No memory ledger."
-    names = [*TENSOR_CLASSES, "kv", "reserve"]
-    rows = [[name, *(gib(lg.classes[name].value) for lg in ledgers)] for name in names]
-    rows += [
-        ["total", *(gib(ledger.total.value) for ledger in ledgers)],
-        ["card", *(gib(ledger.capacity.value) for ledger in ledgers)],
-        ["fits", *("yes" if ledger.fits else "no" for ledger in ledgers)],
-        ["KV tokens, at most", *(f"{ledger.max_kv_tokens:,}" for ledger in ledgers)],
-        ["provenance", *(ledger.total.provenance.value for ledger in ledgers)],
-    ]
-    body = table(["GiB on one GPU", *(ledger.precision for ledger in ledgers)], rows)
-    return "\n\n".join([wrapped(_title(ledgers[0], several=True)), body])
+def projection_text(projection: DeploymentProjection) -> str:
+    """The ledger, what the requests asked for, and the bound on speed."""
+    lines = [ledger_text(projection.ledger)]
+    length = projection.input_len + projection.output_len
+    if length:
+        lines.append(
+            wrapped(
+                f"KV is that of {projection.concurrency:,} requests of {length:,} tokens; "
+                f"{projection.max_concurrency:,} fit at a time."
+            )
+        )
+    bound, read = projection.decode_bound, projection.decode_read
+    if projection.fits:
+        speed = (
+            f"Decode at batch 1 is bounded by {bound.value:,.0f} tokens/s "
+            f"({read_bytes(read.value)} of weights a step at peak bandwidth, {bound.provenance}); "
+            "real engines reach a fraction of it."
+        )
+        lines.append(wrapped(speed))
+    return "\n\n".join(lines)
 
 
-def _title(ledger: MemoryLedger, *, several: bool = False) -> str:
+def _title(ledger: MemoryLedger) -> str:
     split = ledger.parallelism
-    precision = "" if several else f" in {ledger.precision}"
     return (
-        f"{ledger.model}{precision} on {ledger.hardware}, TP {split.tp}, EP {split.ep}, "
+        f"{ledger.model} in {ledger.precision} on {ledger.hardware}, TP {split.tp}, EP {split.ep}, "
         f"DP {split.dp}: memory of the fullest rank"
     )
 
