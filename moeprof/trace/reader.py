@@ -16,12 +16,14 @@ from moeprof.errors import TraceError
 from moeprof.model import MoEModel
 from moeprof.trace.columns import list_values, to_batch, validity
 from moeprof.trace.counts import read_counts
-from moeprof.trace.rows import Phase, Request, TokenRows
+from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
     REQUEST_SCHEMA,
     REQUESTS,
     SCHEMA,
     SEGMENTS,
+    TELEMETRY,
+    TELEMETRY_SCHEMA,
     Manifest,
     expert_dtype,
     experts_column,
@@ -50,6 +52,7 @@ class Trace:
         batches: Sequence[pa.RecordBatch],
         requests: Sequence[Request] = (),
         *,
+        telemetry: Sequence[TelemetrySample] = (),
         path: Path | None = None,
         problems: Sequence[str] = (),
         counts: NDArray[np.int64] | None = None,
@@ -61,6 +64,7 @@ class Trace:
         self.experts_per_layer = manifest.experts
         self.top_k = manifest.top_k
         self.requests = tuple(sorted(requests, key=lambda request: request.index))
+        self.telemetry = tuple(telemetry)
         self.problems = tuple(problems)
         self.tokens = sum(batch.num_rows for batch in batches)
         self._batches = [batch for batch in batches if batch.num_rows]
@@ -233,14 +237,16 @@ def open_trace(path: str | Path) -> Trace:
         raise TraceError(f"{folder}: not a trace folder")
     manifest = Manifest.load(folder)
     batches, problems = _read_segments(folder, manifest)
-    requests, request_problems = _read_requests(folder, manifest)
+    requests, request_problems = _read_rows(folder, REQUESTS, manifest, REQUEST_SCHEMA)
+    telemetry, telemetry_problems = _read_rows(folder, TELEMETRY, manifest, TELEMETRY_SCHEMA)
     counts, count_problems = read_counts(folder, manifest)
     return Trace(
         manifest,
         batches,
-        requests,
+        list({row["index"]: Request(**row) for row in requests}.values()),  # the last one holds
+        telemetry=[TelemetrySample(**row) for row in telemetry],
         path=folder,
-        problems=[*problems, *request_problems, *count_problems],
+        problems=[*problems, *request_problems, *telemetry_problems, *count_problems],
         counts=counts,
     )
 
@@ -259,12 +265,15 @@ def _read_segments(folder: Path, manifest: Manifest) -> tuple[list[pa.RecordBatc
     return batches, problems
 
 
-def _read_requests(folder: Path, manifest: Manifest) -> tuple[list[Request], list[str]]:
-    if not (folder / REQUESTS).exists() and manifest.stored(REQUESTS) is None:
+def _read_rows(
+    folder: Path, file: str, manifest: Manifest, schema: pa.Schema
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of a file that a trace may lack, and what is wrong with it."""
+    if not (folder / file).exists() and manifest.stored(file) is None:
         return [], []
-    batches, problem = read_stored(folder, REQUESTS, manifest, REQUEST_SCHEMA)
-    latest = {row["index"]: Request(**row) for batch in batches for row in batch.to_pylist()}
-    return list(latest.values()), [problem] if problem else []
+    batches, problem = read_stored(folder, file, manifest, schema)
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    return rows, [problem] if problem else []
 
 
 def _ranges(numbers: Sequence[int]) -> str:

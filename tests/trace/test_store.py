@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
-from moeprof.trace import Phase, Request, TokenRows, Trace, TraceWriter, open_trace, synthesize_rows
+from moeprof.trace import (
+    Phase,
+    Request,
+    TelemetrySample,
+    TokenRows,
+    Trace,
+    TraceWriter,
+    open_trace,
+    synthesize_rows,
+)
 from moeprof.trace.columns import concat_rows, layer_major
 from tests.conftest import save, small_config
 
@@ -110,6 +119,17 @@ def test_a_request_written_again_replaces_the_first(tmp_path: Path, model: MoEMo
         writer.flush()
         writer.put_request(Request(0, label="x", output_tokens=7))
     assert open_trace(tmp_path / "t").requests == (Request(0, label="x", output_tokens=7),)
+
+
+def test_telemetry_is_read_back(tmp_path: Path, model: MoEModel) -> None:
+    samples = (
+        TelemetrySample(0.5, 0, gpu_utilization=80.0, memory_used_bytes=2**34),
+        TelemetrySample(1.5, 1),
+    )
+    with TraceWriter(tmp_path / "t", model) as writer:
+        for sample in samples:
+            writer.put_telemetry(sample)
+    assert open_trace(tmp_path / "t").telemetry == samples
 
 
 def test_same_rows_same_bytes(tmp_path: Path, model: MoEModel) -> None:
