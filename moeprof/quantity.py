@@ -23,11 +23,15 @@ class Provenance(StrEnum):
         return list(Provenance).index(self)
 
 
+_EXACT = (Provenance.MEASURED, Provenance.SPECIFIED)  # where no band is given
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A value with unit, provenance, and the band it is believed to lie in.
 
-    `low` and `high` equal `value` where no band is known; `source` names the evidence.
+    A measured or specified value without a band is exact; a fitted or assumed one without a band
+    has an unknown one, None. `source` names the evidence.
     """
 
     value: float
@@ -38,19 +42,23 @@ class Quantity:
     source: str = ""
 
     def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise InputError(f"quantity {self.value} {self.unit} has one end of a band only")
+        if self.low is None and self.provenance in _EXACT:
+            object.__setattr__(self, "low", self.value)
+            object.__setattr__(self, "high", self.value)
         low = self.value if self.low is None else self.low
         high = self.value if self.high is None else self.high
         if not low <= self.value <= high:  # also false for NaN
             raise InputError(f"quantity {self.value} {self.unit} lies outside [{low}, {high}]")
-        object.__setattr__(self, "low", low)
-        object.__setattr__(self, "high", high)
 
     def __add__(self, other: Quantity) -> Quantity:
         return total([self, other])
 
 
 def total(terms: Iterable[Quantity]) -> Quantity:
-    """Sum of quantities of one unit: bands add, and the weakest provenance wins.
+    """Sum of quantities of one unit: bands add, one unknown band makes the sum's unknown, and the
+    weakest provenance wins.
 
     Raises InputError on no terms or on mixed units.
     """
@@ -62,7 +70,12 @@ def total(terms: Iterable[Quantity]) -> Quantity:
         value=sum(term.value for term in terms),
         unit=units.pop(),
         provenance=max((term.provenance for term in terms), key=lambda p: p.rank),
-        low=sum(term.low for term in terms if term.low is not None),
-        high=sum(term.high for term in terms if term.high is not None),
+        low=_sum_known([term.low for term in terms]),
+        high=_sum_known([term.high for term in terms]),
         source="; ".join(dict.fromkeys(term.source for term in terms if term.source)),
     )
+
+
+def _sum_known(ends: list[float | None]) -> float | None:
+    known = [end for end in ends if end is not None]
+    return sum(known) if len(known) == len(ends) else None

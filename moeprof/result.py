@@ -7,7 +7,8 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-import numpy as np
+# For a field that is too large for JSON, or of use to programs alone: `field(metadata=NOT_JSON)`.
+NOT_JSON = {"json": False}
 
 
 class Result:
@@ -22,10 +23,11 @@ class Result:
 def to_plain(value: Any) -> Any:
     """`value` in JSON types: dict, list, str, int, float, bool or None."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value) if f.repr}
+        shown = (f.name for f in fields(value) if f.metadata.get("json", True))
+        return {name: to_plain(getattr(value, name)) for name in shown}
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars, without importing NumPy
         return value.tolist()
     if isinstance(value, Enum):
         return value.value

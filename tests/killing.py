@@ -24,11 +24,16 @@ def progress_until_killed(code: str, *arguments: str, seconds: float) -> tuple[i
     )
     assert process.stdout is not None
     with process.stdout as printed:
-        seen = [printed.readline().split()]
+        seen = [_counted(printed.readline())]
         while float(seen[-1][1]) - float(seen[0][1]) < seconds:
-            seen.append(printed.readline().split())
+            seen.append(_counted(printed.readline()))
         os.kill(process.pid, signal.SIGKILL)
         killed = time.monotonic()
         seen += [line.split() for line in printed if len(line.split()) == 2]
     process.wait()
     return max(int(n) for n, when in seen if float(when) < killed - 1), int(seen[-1][0])
+
+
+def _counted(line: str) -> list[str]:
+    assert line, "the program died before it was killed"
+    return line.split()

@@ -41,7 +41,17 @@ def test_units_do_not_mix() -> None:
 @pytest.mark.parametrize("low", [2.0, math.nan])
 def test_a_value_outside_its_band_is_refused(low: float) -> None:
     with pytest.raises(InputError, match="outside"):
-        Quantity(1.0, "s", Provenance.FITTED, low=low)
+        Quantity(1.0, "s", Provenance.FITTED, low=low, high=3.0)
+
+
+def test_an_unknown_band_stays_unknown_in_a_sum() -> None:
+    exact = Quantity(2, "s", Provenance.SPECIFIED)
+    unknown = Quantity(1, "s", Provenance.ASSUMED)
+    assert (exact.low, exact.high) == (2, 2)
+    assert (unknown.low, unknown.high) == (None, None)
+    assert (exact + unknown).low is None
+    with pytest.raises(InputError, match="one end"):
+        Quantity(1, "s", Provenance.FITTED, low=0)
 
 
 def test_sources_are_named_once() -> None:

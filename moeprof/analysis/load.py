@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.analysis.counting import count_assignments, expert_load
+from moeprof.analysis.counting import ExpertCounts, count_experts
 from moeprof.errors import InputError
 from moeprof.result import Result
-from moeprof.trace import Phase, Trace
+from moeprof.trace import Trace
 
 WINDOWS = 48  # points of the imbalance over time: enough to see a change, few enough to plot
 
@@ -55,71 +55,35 @@ def analyze_load(trace: Trace, *, gpus: int | None = None, windows: int = WINDOW
     """Load by layer of `trace`, and its imbalance by phase, label and time.
 
     With `gpus`, experts stand on GPUs in order of id and the loads are those of GPUs.
-    Raises InputError on an empty trace or if the experts do not divide over `gpus`.
+    Raises InputError on an empty trace, on no windows, or if the experts do not divide over
+    `gpus`; TraceError on a damaged trace.
     """
+    return load_result(trace, count_experts(trace, windows), gpus=gpus)
+
+
+def load_result(trace: Trace, counts: ExpertCounts, *, gpus: int | None = None) -> LoadResult:
+    """The load of experts, or of GPUs, from the `counts` of `trace`: no pass over its tokens."""
     experts = trace.experts_per_layer
     if gpus is not None and (gpus < 1 or experts % gpus):
         raise InputError(f"gpus = {gpus}: {experts} experts do not divide evenly over them")
-    if trace.counts_only:
-        return _result(trace, expert_load(trace), gpus)
-    if not trace.tokens:
-        raise InputError(f"{trace}: holds no tokens")
-    window_tokens = -(-trace.tokens // windows)
-    window = (np.arange(trace.tokens) // window_tokens).astype(np.int32)
-    by_window = count_assignments(trace, window, int(window[-1]) + 1)
-    return _result(
-        trace,
-        by_window.sum(axis=0),
-        gpus,
-        per_phase=_imbalance_by(trace, _phase_names(trace), gpus),
-        per_label=_imbalance_by(trace, trace.label, gpus),
-        over_time=[_mean_imbalance(_on_gpus(load, gpus)) for load in by_window],
-        window_tokens=window_tokens,
-    )
-
-
-def _result(
-    trace: Trace,
-    load: NDArray[np.int64],
-    gpus: int | None,
-    *,
-    per_phase: dict[str, float] | None = None,
-    per_label: dict[str, float] | None = None,
-    over_time: list[float] | None = None,
-    window_tokens: int = 0,
-) -> LoadResult:
-    load = _on_gpus(load, gpus)
+    load = _on_gpus(counts.total, gpus)
     return LoadResult(
         per_layer=[_layer_load(n, row) for n, row in zip(trace.layers, load, strict=True)],
         mean_imbalance=_mean_imbalance(load),
-        per_phase=per_phase or {},
-        per_label=per_label or {},
-        over_time=over_time or [],
-        window_tokens=window_tokens,
+        per_phase=_imbalance_by(counts.by_phase(), gpus),
+        per_label=_imbalance_by(counts.by_label(), gpus),
+        over_time=[_mean_imbalance(_on_gpus(part, gpus)) for part in counts.by_window],
+        window_tokens=counts.window_tokens,
         tokens=trace.tokens,
-        experts=trace.experts_per_layer,
+        experts=experts,
         top_k=trace.top_k,
         gpus=gpus,
         load=load,
     )
 
 
-def _imbalance_by(trace: Trace, names: NDArray[np.str_], gpus: int | None) -> dict[str, float]:
-    """Mean imbalance of the tokens under each name; '' is no name."""
-    distinct, group = np.unique(names, return_inverse=True)
-    counts = count_assignments(trace, group.astype(np.int32), len(distinct))
-    return {
-        str(name): _mean_imbalance(_on_gpus(load, gpus))
-        for name, load in zip(distinct, counts, strict=True)
-        if name
-    }
-
-
-def _phase_names(trace: Trace) -> NDArray[np.str_]:
-    names = {Phase.PREFILL: "prefill", Phase.DECODE: "decode", Phase.UNKNOWN: ""}
-    table = np.array([names[Phase(code)] for code in (0, 1, -1)])
-    named: NDArray[np.str_] = table[trace.phase]
-    return named
+def _imbalance_by(loads: dict[str, NDArray[np.int64]], gpus: int | None) -> dict[str, float]:
+    return {name: _mean_imbalance(_on_gpus(load, gpus)) for name, load in loads.items()}
 
 
 def _on_gpus(load: NDArray[np.int64], gpus: int | None) -> NDArray[np.int64]:

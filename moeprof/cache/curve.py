@@ -17,9 +17,10 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.cache.events import event_chunks
+from moeprof.analysis.counting import refuse_foreign_ids
+from moeprof.cache.events import Steps, event_chunks, find_steps
 from moeprof.errors import InputError
-from moeprof.result import Result
+from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Phase, Trace
 
 
@@ -54,7 +55,10 @@ class LruCurve(Result):
     tokens: int
     events: int
     token_cycle: int  # slots, in all, that one token passes through: MoE layers x top-k
-    hits_by_layer: NDArray[np.int64] | None = field(repr=False)  # [layers, slots], scope layer
+    hitless_slots: int  # slots, in all, up to which no global LRU hits: (MoE layers - 1) x top-k
+    hits_by_layer: NDArray[np.int64] | None = field(
+        repr=False, metadata=NOT_JSON
+    )  # [layers, slots], scope layer
 
     def at(self, slots: int) -> float:
         """Hit ratio with `slots` slots (per layer or in all, as the scope says)."""
@@ -71,19 +75,23 @@ def lru_curve(
     """LRU hit ratio at every number of slots, exact, in one pass over `trace`.
 
     With `phase`, only that phase's tokens are replayed; `precision` is the weight format that a
-    miss reads. Raises InputError where no token is, or for an unknown format.
+    miss reads. Raises InputError where nothing is, or for an unknown scope or format, and
+    TraceError where the recording is damaged.
     """
-    scope = Scope(scope)
+    scope = _scope(scope)
     if not trace.tokens or not trace.layers:
         raise InputError(f"{trace}: holds no tokens to replay")
     tokens = trace.tokens if phase is None else int((trace.phase == phase).sum())
     if not tokens:
         raise InputError(f"{trace}: holds no {Phase(phase or 0).name.lower()} tokens")
     layered = scope is Scope.LAYER
-    histogram, events = _layer_histograms(trace, phase) if layered else _global(trace, phase)
+    steps = find_steps(trace, phase)
+    histogram, events = _layer_histograms(trace, steps) if layered else _global(trace, steps)
+    accesses = int(histogram.sum())
+    if not accesses:
+        raise InputError(f"{trace}: no layer was recorded for any token to replay")
     hits = np.cumsum(histogram[:, :-1], axis=1)
     total = hits.sum(axis=0)
-    accesses = int(histogram.sum())
     misses_per_token = (accesses - total) / tokens
     expert = trace.model.bytes_per_expert(precision) if trace.model.tensors else None
     return LruCurve(
@@ -102,29 +110,34 @@ def lru_curve(
         tokens=tokens,
         events=events,
         token_cycle=len(trace.layers) * trace.top_k,
+        hitless_slots=(len(trace.layers) - 1) * trace.top_k,
         hits_by_layer=hits if layered else None,
     )
 
 
-def _layer_histograms(trace: Trace, phase: Phase | None) -> tuple[NDArray[np.int64], int]:
+def _scope(name: Scope | str) -> Scope:
+    try:
+        return Scope(name)
+    except ValueError:
+        raise InputError(f"scope '{name}' is not one of {', '.join(Scope)}") from None
+
+
+def _layer_histograms(trace: Trace, steps: Steps) -> tuple[NDArray[np.int64], int]:
     """[layers, experts + 1] stack distances, one cache a layer, layers on threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(lambda layer: _layer_histogram(trace, layer, phase), trace.layers))
+        results = list(pool.map(lambda layer: _layer_histogram(trace, layer, steps), trace.layers))
     return np.stack([histogram for histogram, _ in results]), sum(n for _, n in results)
 
 
-def _layer_histogram(
-    trace: Trace, layer: int, phase: Phase | None
-) -> tuple[NDArray[np.int64], int]:
+def _layer_histogram(trace: Trace, layer: int, steps: Steps) -> tuple[NDArray[np.int64], int]:
     from moeprof.cache.kernels import layer_distances  # Numba costs a second to import
 
     size = trace.experts_per_layer
     rank = np.arange(size).astype(np.uint8 if size <= 256 else np.uint16)
     stamp = np.full(size, -1, np.int64)
     histogram = np.zeros(size + 1, np.int64)
-    events = 0
-    for chunk in event_chunks(trace, [layer], phase):
-        layer_distances(
+    for chunk in event_chunks(trace, [layer], steps):
+        foreign = layer_distances(
             chunk.experts[0],
             chunk.recorded[0],
             chunk.starts,
@@ -133,11 +146,11 @@ def _layer_histogram(
             chunk.first_event,
             histogram,
         )
-        events += len(chunk.starts) - 1
-    return histogram, events
+        refuse_foreign_ids(trace, layer, foreign)
+    return histogram, len(steps.starts) - 1
 
 
-def _global(trace: Trace, phase: Phase | None) -> tuple[NDArray[np.int64], int]:
+def _global(trace: Trace, steps: Steps) -> tuple[NDArray[np.int64], int]:
     """[1, layers x experts + 1] stack distances in one cache for all layers."""
     from moeprof.cache.kernels import global_distances, new_timeline
 
@@ -145,9 +158,8 @@ def _global(trace: Trace, phase: Phase | None) -> tuple[NDArray[np.int64], int]:
     timeline = new_timeline(layers * size)
     stamp = np.full((layers, size), -1, np.int64)
     histogram = np.zeros(layers * size + 1, np.int64)
-    events = 0
-    for chunk in event_chunks(trace, trace.layers, phase):
-        global_distances(
+    for chunk in event_chunks(trace, trace.layers, steps):
+        foreign = global_distances(
             chunk.experts,
             chunk.recorded,
             chunk.starts,
@@ -156,5 +168,6 @@ def _global(trace: Trace, phase: Phase | None) -> tuple[NDArray[np.int64], int]:
             chunk.first_event,
             histogram,
         )
-        events += (len(chunk.starts) - 1) * layers
-    return histogram[None], events
+        for layer, ids in zip(trace.layers, foreign.tolist(), strict=True):
+            refuse_foreign_ids(trace, layer, ids)
+    return histogram[None], (len(steps.starts) - 1) * layers

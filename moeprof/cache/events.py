@@ -9,6 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.trace import Phase, Trace
+from moeprof.trace.reader import LayerBatch
+
+
+class Steps(NamedTuple):
+    """Which tokens are replayed and where their steps begin: the same for every layer."""
+
+    keep: NDArray[np.bool_] | None  # [tokens]; None: all
+    starts: NDArray[np.int64]  # [steps + 1] step i is kept tokens starts[i] to starts[i + 1]
 
 
 class EventChunk(NamedTuple):
@@ -20,38 +28,45 @@ class EventChunk(NamedTuple):
     first_event: int
 
 
-def event_chunks(
-    trace: Trace, layers: Sequence[int], phase: Phase | None = None
-) -> Iterator[EventChunk]:
-    """The steps of `trace` in engine order, a bounded number of rows at a time.
+def find_steps(trace: Trace, phase: Phase | None = None) -> Steps:
+    """The steps of `trace` in engine order; with `phase`, of that phase's tokens, one at least."""
+    keep = None if phase is None else trace.phase == phase
+    step = trace.step if keep is None else trace.step[keep]
+    bounds = np.flatnonzero(np.diff(step)) + 1
+    return Steps(keep, np.concatenate([[0], bounds, [len(step)]]))
 
-    With `phase`, only that phase's tokens count, each step holding those it has. A step that
-    straddles two stored batches is held back until it is whole.
+
+def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[EventChunk]:
+    """The events of `layers` in engine order, a bounded number of rows at a time.
+
+    A step that straddles two stored batches is held back until it is whole.
     """
-    event = 0
-    rest: tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]] | None = None
-    rest_step = np.zeros(0, np.int64)
+    event = start = 0  # of the first row in hand
+    experts = recorded = None
     for parts in zip(*(trace.batches(layer) for layer in layers), strict=True):
-        rows = slice(parts[0].start, parts[0].start + len(parts[0].experts))
-        experts = np.stack([part.experts for part in parts])
-        recorded = np.stack([_mask(part.recorded, rows.stop - rows.start) for part in parts])
-        step = trace.step[rows]
-        if phase is not None:
-            keep = trace.phase[rows] == phase
-            experts, recorded, step = experts[:, keep], recorded[:, keep], step[keep]
-        if rest is not None:
-            experts = np.concatenate([rest[0], experts], axis=1)
-            recorded = np.concatenate([rest[1], recorded], axis=1)
-            step = np.concatenate([rest_step, step])
-        bounds = np.flatnonzero(np.diff(step)) + 1
-        cut = int(bounds[-1]) if len(bounds) else 0
+        more, also = _stacked(parts, steps.keep)
+        experts = more if experts is None else np.concatenate([experts, more], axis=1)
+        recorded = also if recorded is None else np.concatenate([recorded, also], axis=1)
+        stop = int(np.searchsorted(steps.starts, start + experts.shape[1], side="right")) - 1
+        starts = steps.starts[event : stop + 1] - start
+        cut = int(starts[-1])
         if cut:
-            starts = np.concatenate([[0], bounds])
             yield EventChunk(experts[:, :cut], recorded[:, :cut], starts, event)
-            event += len(bounds)
-        rest, rest_step = (experts[:, cut:], recorded[:, cut:]), step[cut:]
-    if rest is not None and len(rest_step):
-        yield EventChunk(*rest, np.array([0, len(rest_step)]), event)
+        experts, recorded = experts[:, cut:], recorded[:, cut:]
+        event, start = stop, start + cut
+
+
+def _stacked(
+    parts: Sequence[LayerBatch], keep: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]]:
+    """One batch of several layers: experts [layers, rows, k] and recorded [layers, rows]."""
+    rows = len(parts[0].experts)
+    experts = np.stack([part.experts for part in parts])
+    recorded = np.stack([_mask(part.recorded, rows) for part in parts])
+    if keep is None:
+        return experts, recorded
+    kept = keep[parts[0].start : parts[0].start + rows]
+    return experts[:, kept], recorded[:, kept]
 
 
 def _mask(recorded: NDArray[np.bool_] | None, rows: int) -> NDArray[np.bool_]:

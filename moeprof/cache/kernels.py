@@ -25,18 +25,24 @@ def _gather_members(
     stamp: NDArray[np.int64],
     event: int,
     members: NDArray[np.int64],
-) -> int:
-    """The distinct experts of rows start to stop, in order of first use; returns how many."""
-    count = 0
+) -> tuple[int, int]:
+    """The distinct experts of rows start to stop, in order of first use.
+
+    Returns how many, and how many ids name no expert: those are passed over, since Numba would
+    write outside of `stamp` and not complain.
+    """
+    count = foreign = 0
     for row in range(start, stop):
         if recorded[row]:
             for slot in range(experts.shape[1]):
                 expert = experts[row, slot]
-                if stamp[expert] != event:
+                if expert >= stamp.shape[0]:
+                    foreign += 1
+                elif stamp[expert] != event:
                     stamp[expert] = event
                     members[count] = expert
                     count += 1
-    return count
+    return count, foreign
 
 
 @njit(cache=True, nogil=True)
@@ -48,24 +54,27 @@ def layer_distances(
     stamp: NDArray[np.int64],
     first_event: int,
     histogram: NDArray[np.int64],
-) -> None:
+) -> int:
     """Add the stack distances of one layer's accesses to `histogram` [experts + 1].
 
     experts [rows, k]; event i is rows starts[i] to starts[i + 1]. `rank` [experts] is each
     expert's place in recency order and `stamp` [experts] its last event, -1 while unused; both
     are carried from chunk to chunk. The last entry of `histogram` counts first uses.
-    Atomic: all ranks of an event are read before any of them moves.
+    Atomic: all ranks of an event are read before any of them moves. Returns how many ids name no
+    expert.
     """
     size = rank.shape[0]
+    foreign = 0
     members = np.empty(size, np.int64)
     seen = np.empty(size, np.bool_)
     for expert in range(size):
         seen[expert] = stamp[expert] >= 0
     for index in range(starts.shape[0] - 1):
         event = first_event + index
-        count = _gather_members(
+        count, unknown = _gather_members(
             experts, recorded, starts[index], starts[index + 1], stamp, event, members
         )
+        foreign += unknown
         for i in range(count):
             expert = members[i]
             if seen[expert]:
@@ -78,6 +87,7 @@ def layer_distances(
             for other in range(size):
                 rank[other] += rank[other] < place
             rank[members[i]] = 0
+    return foreign
 
 
 class Timeline(NamedTuple):
@@ -169,18 +179,20 @@ def global_distances(
     stamp: NDArray[np.int64],
     first_event: int,
     histogram: NDArray[np.int64],
-) -> None:
+) -> NDArray[np.int64]:
     """As `layer_distances`, over one cache for all layers.
 
     experts [layers, rows, k], recorded [layers, rows], stamp [layers, experts], histogram
     [layers x experts + 1]. Within a step, events come in order of layer, as the model runs.
+    Returns [layers] how many ids name no expert.
     """
     layers, size = stamp.shape
+    foreign = np.zeros(layers, np.int64)
     members = np.empty(size, np.int64)
     for index in range(starts.shape[0] - 1):
         event = first_event + index
         for layer in range(layers):
-            count = _gather_members(
+            count, unknown = _gather_members(
                 experts[layer],
                 recorded[layer],
                 starts[index],
@@ -189,6 +201,7 @@ def global_distances(
                 event,
                 members,
             )
+            foreign[layer] += unknown
             if timeline.now[0] + count > timeline.latest.shape[0]:
                 _compact(timeline)
             for i in range(count):
@@ -197,3 +210,4 @@ def global_distances(
                 histogram[distance] += 1
             for i in range(count):
                 _touch(timeline, layer * size + members[i])
+    return foreign

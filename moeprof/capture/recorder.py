@@ -137,6 +137,9 @@ class DeviceBuffer:
             return copy_to_host(self._ids[:tokens]), kept
         self._side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._side):
+            for source in (self._ids, weights):
+                if source is not None:  # the copy may outlive this buffer
+                    source.record_stream(self._side)
             ids = copy_to_host(self._ids[:tokens])
             kept = None if weights is None else copy_to_host(weights[:tokens])
             self._copied = torch.cuda.Event()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moeprof.capture.failure import FailureLatch
+from moeprof.errors import InputError
 from moeprof.trace import Phase
 
 
@@ -40,11 +41,21 @@ class Recording:
         labels: str | Sequence[str | None] | None = None,
     ) -> None:
         self.path = path
-        self.label: str | None = labels if isinstance(labels, str) else None
+        self._label = labels if isinstance(labels, str) else None
         self._labels = () if labels is None or isinstance(labels, str) else tuple(labels)
         self._counts = counts
         self._latch = latch
         self._unsent_drops: Callable[[], int] = lambda: 0
+
+    @property
+    def label(self) -> str | None:
+        """The label of requests that start from now on. Raises InputError for what is no text."""
+        return self._label
+
+    @label.setter
+    def label(self, label: str | None) -> None:
+        check_labels([label])
+        self._label = label
 
     @property
     def tokens(self) -> int:
@@ -82,7 +93,19 @@ class Recording:
 
     def labels_of(self, first_request: int, rows: int) -> tuple[str | None, ...]:
         """The labels of the next `rows` requests."""
-        if self.label is not None:
-            return (self.label,) * rows
+        if self._label is not None:
+            return (self._label,) * rows
         known = self._labels[first_request : first_request + rows]
         return known + (None,) * (rows - len(known))
+
+
+def check_labels(labels: str | Sequence[str | None] | None) -> None:
+    """Raises InputError unless `labels` is a text, a sequence of texts and None, or None."""
+    single = labels is None or isinstance(labels, str)
+    if not single and not isinstance(labels, Sequence):
+        raise InputError(f"labels must be a text or a list of texts, not {labels!r}")
+    for label in [labels] if single else labels or ():
+        if label is None:
+            continue
+        if not isinstance(label, str) or any("\ud800" <= char <= "\udfff" for char in label):
+            raise InputError(f"a label must be a text, not {label!r}")

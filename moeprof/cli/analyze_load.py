@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from moeprof.analysis import LoadResult, analyze_load
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, TraceArgument, open_and_warn
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.report.text import load_text
 
 

@@ -14,14 +14,10 @@ import typer
 
 from moeprof import __version__
 from moeprof.result import Result
-from moeprof.trace import Trace, open_trace
-from moeprof.trace.schema import MANIFEST
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress and no warnings.")]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
-TraceArgument = Annotated[Path, typer.Argument(metavar="T", help="A trace folder.")]
-
 R = TypeVar("R", bound=Result)
 
 
@@ -53,8 +49,9 @@ class Answer(Generic[R]):
 
 def describe_input(path: Path) -> dict[str, Any]:
     """Path and SHA-256; of a trace, that of its manifest, which holds its files' checksums."""
-    file = path / MANIFEST if path.is_dir() else path
-    return {"path": str(path), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    file = path / "manifest.json" if path.is_dir() else path
+    with file.open("rb") as content:
+        return {"path": str(path), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 
 
 def warn(message: str, *, quiet: bool = False) -> None:
@@ -63,17 +60,8 @@ def warn(message: str, *, quiet: bool = False) -> None:
         sys.stderr.write(f"moeprof: {message}\n")
 
 
-def open_and_warn(path: Path, quiet: bool) -> Trace:
-    """The trace at `path`; what is missing or damaged in it goes to stderr."""
-    trace = open_trace(path)
-    for problem in trace.problems:
-        warn(f"{path}: {problem}", quiet=quiet)
-    return trace
-
-
-def model_files(model: str) -> list[Path]:
-    """The configuration that MODEL names, where it is a file of the user's."""
-    path = Path(model)
-    if path.is_dir():
-        return [path / "config.json"]
-    return [path] if path.is_file() else []
+def files_of(*named: str | None) -> list[Path]:
+    """The user's own files among what MODEL, HW and the like name: a folder means its config."""
+    paths = [Path(name) for name in named if name is not None]
+    files = [path / "config.json" if path.is_dir() else path for path in paths]
+    return [file for file in files if file.is_file()]

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from moeprof.cache import LruCurve, Scope, lru_curve
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, TraceArgument, open_and_warn
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.report.text import curve_text
 from moeprof.trace import Phase
 

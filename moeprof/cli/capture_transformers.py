@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from moeprof.capture.transformers.run import CaptureResult, capture_transformers
-from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.progress import Progress
 
 
@@ -62,7 +62,7 @@ def run(
             force=force,
             progress=progress,
         )
-    return Answer(result, _text, json)
+    return Answer(result, _text, json, inputs=[prompts, *files_of(model_path)])
 
 
 def _text(result: CaptureResult) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.report.text import hardware_text
 
@@ -17,4 +17,4 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[Cluster]:
     """Run the command."""
-    return Answer(load_hardware(hardware), hardware_text, json)
+    return Answer(load_hardware(hardware), hardware_text, json, inputs=files_of(hardware))

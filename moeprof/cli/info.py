@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, TraceArgument
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.traces import TraceArgument
 from moeprof.report.text import trace_info_text
 from moeprof.trace import TraceInfo, describe_trace, open_trace
 

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from moeprof import __version__
-from moeprof.errors import MoeprofError
+from moeprof.errors import InputError, MoeprofError
 
 # verb: (module in moeprof.cli, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -35,19 +36,35 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one command line and return its exit code; errors end here, in one line each."""
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # a full disk or a closed pipe shows itself here
+        return code
+    except MoeprofError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{place}{error.strerror or error}", MoeprofError.exit_code)
+
+
+def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         return _print(f"moeprof {__version__}")
     verb = find_verb(arguments)
+    rest = arguments[len(verb.split()) :]
     if verb in COMMANDS:
-        return _run(verb, arguments[len(verb.split()) :])
-    wanted = arguments[len(verb.split()) :]
-    if not wanted or wanted[0] in ("--help", "-h"):
+        return _run(verb, rest)
+    if not rest or rest[0] in ("--help", "-h"):
         return _print(overview(verb))
-    words = f"{verb} {wanted[0]}".strip()
+    words = f"{verb} {rest[0]}".strip()
     help_command = f"moeprof {verb}".strip() + " --help"
-    return _complain(f"no command '{words}'{_nearest(words)}; see {help_command}", 2)
+    raise InputError(f"no command '{words}'{_nearest(words)}; see {help_command}")
 
 
 def find_verb(arguments: Sequence[str]) -> str:
@@ -73,27 +90,17 @@ def overview(group: str = "") -> str:
 
 def _run(verb: str, arguments: list[str]) -> int:
     started = time.perf_counter()
-    try:
-        answer = _call(verb, arguments)
-        if answer == INTERRUPTED:  # newer Typers turn Ctrl-C into this exit code themselves
-            raise KeyboardInterrupt
-        if isinstance(answer, int):  # Typer printed the help and exited
-            return answer
-        if answer is None:
-            return 0
-        answer.show(verb, time.perf_counter() - started)
-        code: int = answer.exit_code
-        return code
-    except MoeprofError as error:
-        return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    answer = _call(verb, arguments)
+    if answer == INTERRUPTED:  # newer Typers turn Ctrl-C into this exit code themselves
+        raise KeyboardInterrupt
+    if isinstance(answer, int):  # Typer printed the help and exited
+        return answer
+    answer.show(verb, time.perf_counter() - started)
+    code: int = answer.exit_code
+    return code
 
 
-def _call(verb: str, arguments: list[str]):  # type: ignore[no-untyped-def]  # see _run
+def _call(verb: str, arguments: list[str]) -> Any:
     """What the command's `run` returns: an Answer, or Typer's exit code for --help."""
     import typer
 
@@ -131,4 +138,13 @@ def _complain(message: str, code: int) -> int:
 
 def script() -> None:
     """The console script."""
+    sys.stdout, sys.stderr = _writable(sys.stdout), _writable(sys.stderr)
     sys.exit(main())
+
+
+def _writable(stream: Any) -> Any:
+    """`stream`, or nowhere if it was closed; a character it cannot encode does not end us."""
+    if stream is None:
+        return open(os.devnull, "w")
+    stream.reconfigure(errors="replace")
+    return stream

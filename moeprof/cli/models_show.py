@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, model_files
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
 from moeprof.model import ModelDescription, describe_model
 from moeprof.report.text import model_text
 
@@ -24,4 +24,4 @@ def run(
 ) -> Answer[ModelDescription]:
     """Run the command."""
     described = describe_model(model, tp=tp, kv_dtype=kv_dtype, index_dtype=index_dtype)
-    return Answer(described, model_text, json, inputs=model_files(model))
+    return Answer(described, model_text, json, inputs=files_of(model))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, model_files
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
 from moeprof.errors import InfeasibleError
 from moeprof.projection import DeploymentProjection, project_deployment
 from moeprof.report.text import projection_text
@@ -47,4 +47,6 @@ def run(
         output_len=output_len,
     )
     code = 0 if projection.fits else InfeasibleError.exit_code
-    return Answer(projection, projection_text, json, inputs=model_files(model), exit_code=code)
+    return Answer(
+        projection, projection_text, json, inputs=files_of(model, hardware), exit_code=code
+    )

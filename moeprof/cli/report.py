@@ -6,15 +6,15 @@ The memory section is about MODEL on HARDWARE; it does not depend on the routing
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, TraceArgument, open_and_warn
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
+from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.model import load_model
-from moeprof.report import ReportFile, gather_report, write_report
+from moeprof.report import ReportFile, check_targets, gather_report, write_report
 from moeprof.report.text import report_text
 
 
@@ -33,12 +33,19 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[ReportFile]:
     """Run the command."""
+    check_targets(output, png, force=force)  # not only after a minute of analysis
     target = None if model is None else load_model(model)
     contents = gather_report(
         open_and_warn(trace, quiet),
         hardware=hardware,
         target=target,
-        command=shlex.join(["moeprof", *sys.argv[1:]]),
+        command=_command(trace, hardware, model),
     )
     written = write_report(contents, output, png_dir=png, force=force)
-    return Answer(written, report_text, json, inputs=[trace])
+    return Answer(written, report_text, json, inputs=[trace, *files_of(model, hardware)])
+
+
+def _command(trace: Path, hardware: str, model: str | None) -> str:
+    """What gives the same page again, whatever it is called."""
+    target = [] if model is None else ["--model", model]
+    return shlex.join(["moeprof", "report", str(trace), "--hardware", hardware, *target])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from math import ceil
 from pathlib import Path
@@ -103,22 +103,19 @@ class MoEModel(Result):
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> MoEModel:
-        """The inverse of `to_dict`; unknown keys, from a later version, are passed over.
+        """The inverse of `to_dict`.
 
-        Raises ModelError where `plain` is not a model.
+        What a later version added is passed over; an inventory with classes of tensors that this
+        version does not know is left out whole, since its sums would be wrong. Raises ModelError
+        where `plain` is not a model.
         """
-        known = {f.name for f in fields(cls) if f.init}
-        values = {key: value for key, value in plain.items() if key in known}
         try:
+            values = _known(cls, plain)
             values["moe_layers"] = tuple(values["moe_layers"])
-            if values.get("attention") is not None:
-                values["attention"] = Attention(**values["attention"])
-            if values.get("indexer") is not None:
-                values["indexer"] = Indexer(**values["indexer"])
-            groups = values.get("tensors", ())
-            values["tensors"] = tuple(
-                TensorGroup(**{**group, "shape": tuple(group["shape"])}) for group in groups
-            )
+            for name, kind in (("attention", Attention), ("indexer", Indexer)):
+                if values.get(name) is not None:
+                    values[name] = kind(**_known(kind, values[name]))
+            values["tensors"] = _tensors_from(values.get("tensors", ()))
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"not a stored model: {error}") from None
@@ -127,7 +124,7 @@ class MoEModel(Result):
     def token_cycle(self) -> int:
         """Experts that one token reads: MoE layers x top_k (228 for MiniMax-M3).
 
-        A global LRU cache with fewer slots never hits.
+        A global LRU cache with up to (MoE layers - 1) x top_k slots never hits in decode.
         """
         return len(self.moe_layers) * self.top_k
 
@@ -154,7 +151,8 @@ class MoEModel(Result):
 
         2 x layers x heads of the rank x head_dim for keys and values, plus one index key a layer
         with an indexer. KV heads are split at most `kv_heads` ways and replicated beyond; the index
-        key stands on every rank. For MiniMax-M3: 61,440 / min(tp, 4) x kv + 7,296 x index bytes
+        key stands on every rank. Layers with a sliding window count like the others, so for such a
+        model this is an upper bound. For MiniMax-M3: 61,440 / min(tp, 4) x kv + 7,296 x index bytes
         (reproduces https://github.com/SemiAnalysisAI/InferenceX/pull/2511).
         """
         if tp < 1:
@@ -207,3 +205,16 @@ class MoEModel(Result):
             raise ModelError(
                 f"{self.name}: MoE layers must be ascending indices below {self.layers}"
             )
+
+
+def _known(kind: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `plain` that are fields of the dataclass `kind`."""
+    known = {f.name for f in fields(kind) if f.init}
+    return {key: value for key, value in plain.items() if key in known}
+
+
+def _tensors_from(groups: Iterable[Mapping[str, Any]]) -> tuple[TensorGroup, ...]:
+    listed = [_known(TensorGroup, group) for group in groups]
+    if any(group["tensor_class"] not in TENSOR_CLASSES for group in listed):
+        return ()
+    return tuple(TensorGroup(**{**group, "shape": tuple(group["shape"])}) for group in listed)

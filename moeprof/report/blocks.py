@@ -180,8 +180,7 @@ class Section:
 
 
 def axis_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, about `wanted`: steps of 1, 2 or 5 times a power of "
-    "ten."""
+    """Round numbers from `low` to `high`, about `wanted`: 1, 2 or 5 times a power of ten apart."""
     span = max(high - low, 1e-9)
     power = 10.0 ** floor(log10(span / wanted))
     step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(span / s - wanted))

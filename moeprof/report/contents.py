@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from math import gcd
 from pathlib import Path
 
@@ -12,14 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof import __version__
-from moeprof.analysis import (
-    LoadResult,
-    SpecializationResult,
-    analyze_load,
-    analyze_specialization,
-)
+from moeprof.analysis import LoadResult, SpecializationResult, analyze_specialization
 from moeprof.analysis.chance import even_router_imbalance
-from moeprof.analysis.counting import count_assignments
+from moeprof.analysis.counting import ExpertCounts, count_experts
+from moeprof.analysis.load import WINDOWS, load_result
 from moeprof.cache import LruCurve, Scope, lru_curve
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
@@ -33,7 +28,6 @@ PRECISIONS = ("bf16", "mxfp8", "nvfp4")
 
 ALL_TOKENS = "all tokens"
 VIEW_CELLS = 100_000  # of all heatmap views together: 0.5 MB of the page
-SHUFFLE_CELLS = 100_000_000  # requests x layers x experts that the shuffle null holds in memory
 
 
 @dataclass(frozen=True)
@@ -85,8 +79,9 @@ def gather_report(
     cluster = load_hardware(hardware)
     model = trace.model if target is None else load_model(target)
     missing: dict[str, str] = {}
-    load, gpu_load = _loads(trace, cluster, missing)
-    views, views_left_out = _views(trace, load)
+    counts = _counts(trace, missing)
+    load = load_result(trace, counts) if counts else None
+    views, views_left_out = _views(counts) if counts else ({}, 0)
     layer_curve, global_curve = _curves(trace, missing)
     return ReportContents(
         info=describe_trace(trace),
@@ -94,7 +89,7 @@ def gather_report(
         target=model,
         cluster=cluster,
         load=load,
-        gpu_load=gpu_load,
+        gpu_load=_gpu_load(trace, counts, cluster, missing) if counts else None,
         even_imbalance=_even(load, load.tokens) if load and load.tokens else None,
         even_window_imbalance=_even(load, load.window_tokens) if load and load.over_time else None,
         views=views,
@@ -102,7 +97,7 @@ def gather_report(
         layer_curve=layer_curve,
         global_curve=global_curve,
         expert_bytes=_expert_bytes(trace.model, missing),
-        specialization=_specialization(trace, missing),
+        specialization=_specialization(trace, missing) if counts else None,
         deployments=_deployments(model, cluster, missing),
         missing=missing,
         files=list(trace.manifest.files),
@@ -117,51 +112,48 @@ def _shape(model: MoEModel) -> tuple[object, ...]:
     return (*routing, model.layers, model.hidden_size, model.expert_intermediate_size)
 
 
-def _loads(
-    trace: Trace, cluster: Cluster, missing: dict[str, str]
-) -> tuple[LoadResult | None, LoadResult | None]:
+def _counts(trace: Trace, missing: dict[str, str]) -> ExpertCounts | None:
+    """The one count that loads and views are made of."""
     try:
-        load = analyze_load(trace)
+        counts = count_experts(trace, WINDOWS)
+        if not counts.total.any():
+            raise InputError("the recording holds no assignments")
+        return counts
     except InputError as error:
         missing["load"] = str(error)
-        return None, None
-    if not load.load.any():
-        missing["load"] = "the recording holds no assignments"
-        return None, None
+        return None
+
+
+def _gpu_load(
+    trace: Trace, counts: ExpertCounts, cluster: Cluster, missing: dict[str, str]
+) -> LoadResult | None:
     try:
-        return load, analyze_load(trace, gpus=cluster.gpus)
+        return load_result(trace, counts, gpus=cluster.gpus)
     except InputError as error:
         missing["gpus"] = str(error)
-        return load, None
+        return None
 
 
 def _even(load: LoadResult, tokens: int) -> float:
     return even_router_imbalance(tokens * load.top_k, load.experts)
 
 
-def _views(trace: Trace, load: LoadResult | None) -> tuple[dict[str, NDArray[np.int64]], int]:
+def _views(counts: ExpertCounts) -> tuple[dict[str, NDArray[np.int64]], int]:
     """Loads to choose from in the heatmap, as many as the page has room for, and how many not."""
-    if load is None:
-        return {}, 0
-    views = {ALL_TOKENS: load.load}
-    if trace.counts_only:
-        return views, 0
-    groups = _token_groups(trace)
-    for name, chosen in islice(groups, max(0, VIEW_CELLS // load.load.size - 1)):
-        views[name] = count_assignments(trace, chosen.astype(np.int32), 2)[1]
-    return views, sum(1 for _ in groups)
+    parts = _partial_loads(counts)
+    shown = min(len(parts), max(0, VIEW_CELLS // counts.total.size - 1))
+    return {ALL_TOKENS: counts.total, **dict(parts[:shown])}, len(parts) - shown
 
 
-def _token_groups(trace: Trace) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """(name, [tokens] mask) of each phase and label that some tokens have, and not all."""
-    for name, phase in (("prefill", Phase.PREFILL), ("decode", Phase.DECODE)):
-        chosen = trace.phase == phase
-        if chosen.any() and not chosen.all():
-            yield name, chosen
-    for label in trace.labels:
-        chosen = trace.label == label
-        if chosen.any() and not chosen.all():
-            yield f"label {label}", chosen
+def _partial_loads(counts: ExpertCounts) -> list[tuple[str, NDArray[np.int64]]]:
+    """(name, load) of each phase and label that some tokens have, and not all."""
+    phases, labels = counts.by_phase(), counts.by_label()
+    parts: list[tuple[str, NDArray[np.int64]]] = []
+    if len(set(counts.phases)) > 1:
+        parts += [(name, phases[name]) for name in ("prefill", "decode") if name in phases]
+    if len(set(counts.labels)) > 1:
+        parts += [(f"label {name}", load) for name, load in labels.items()]
+    return parts
 
 
 def _curves(trace: Trace, missing: dict[str, str]) -> tuple[LruCurve | None, LruCurve | None]:
@@ -174,8 +166,6 @@ def _curves(trace: Trace, missing: dict[str, str]) -> tuple[LruCurve | None, Lru
     phase = Phase.DECODE if (trace.phase == Phase.DECODE).any() else None
     try:
         layered = lru_curve(trace, scope=Scope.LAYER, phase=phase)
-        if not layered.accesses:
-            raise InputError(f"{trace}: no layer was recorded for any token to replay")
         return layered, lru_curve(trace, scope=Scope.GLOBAL, phase=phase)
     except InputError as error:
         missing["cache"] = str(error)
@@ -193,11 +183,6 @@ def _expert_bytes(model: MoEModel, missing: dict[str, str]) -> dict[str, int]:
 def _specialization(trace: Trace, missing: dict[str, str]) -> SpecializationResult | None:
     if trace.counts_only:
         missing["specialization"] = "the recording holds counts only, without requests"
-        return None
-    if len(trace.requests) * len(trace.layers) * trace.experts_per_layer > SHUFFLE_CELLS:
-        missing["specialization"] = (
-            f"{len(trace.requests):,} requests are too many for the shuffle null of a report"
-        )
         return None
     try:
         return analyze_specialization(trace)

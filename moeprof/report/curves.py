@@ -1,8 +1,9 @@
 """Reading an LRU curve: what size reaches a hit ratio, and where the cliff is.
 
-Below one token cycle a global cache never hits: before an expert comes back, the token has passed
-through all other layers. Around it the ratio jumps, and which side of the jump an engine lands on
-is decided by a slot or two: there the word is "cliff", and no number.
+With L layers and top-k, a global cache of up to (L - 1) x k slots never hits: before an expert
+comes back, at least k experts of every other layer have been used. From one slot more on it can,
+and at L x k slots, the token cycle, it holds all that the last token used. Where on this jump an
+engine lands is decided by a slot or two: near the token cycle the word is "cliff", and no number.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@ Matplotlib draws on a figure of its own with the Agg canvas: no window, no globa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,23 +51,33 @@ STYLE = {
 
 
 def save_figures(contents: ReportContents, folder: str | Path) -> list[Path]:
-    """Write every figure that `contents` has data for into `folder`; returns their paths."""
+    """Write every figure that `contents` has data for into `folder`; returns their paths.
+
+    All are drawn before the first is put in its place: a failure to draw leaves none behind.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".figures-", dir=folder) as drafts:
+        drawn = [name for name in FIGURES if _draw(name, contents, Path(drafts))]
+        for name in drawn:
+            os.replace(Path(drafts) / name, folder / name)
+    return [folder / name for name in drawn]
+
+
+def _draw(name: str, contents: ReportContents, folder: Path) -> bool:
+    """Draw one figure into `folder`; False where `contents` has no data for it."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     style: Any = STYLE  # the stub lists every key as a literal
-    saved = []
-    for name, draw in FIGURES.items():
-        with matplotlib.rc_context(rc=style):
-            figure = Figure(figsize=(8.6, 4.6), dpi=160, layout="constrained")
-            FigureCanvasAgg(figure)
-            if draw(figure, contents):
-                figure.savefig(folder / name, metadata={"Software": None})
-                saved.append(folder / name)
-    return saved
+    with matplotlib.rc_context(rc=style):
+        figure = Figure(figsize=(8.6, 4.6), dpi=160, layout="constrained")
+        FigureCanvasAgg(figure)
+        if not FIGURES[name](figure, contents):
+            return False
+        figure.savefig(folder / name, metadata={"Software": None})
+        return True
 
 
 def draw_load(figure: Figure, contents: ReportContents) -> bool:

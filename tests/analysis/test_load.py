@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moeprof.analysis import analyze_load, expert_load
-from moeprof.errors import InputError
+from moeprof.analysis.counting import count_experts
+from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
-from moeprof.trace import TokenRows, Trace, open_trace, synthesize_rows, write_counts
+from moeprof.trace import Phase, TokenRows, Trace, open_trace, synthesize_rows, write_counts
+from tests.analysis.damage import with_foreign_id
 
 
 def with_experts(trace: Trace, model: MoEModel, experts: np.ndarray) -> Trace:
@@ -102,3 +107,40 @@ def test_counts_are_enough_for_load(tmp_path, model: MoEModel) -> None:  # type:
     result = analyze_load(open_trace(tmp_path / "t"))
     np.testing.assert_array_equal(result.load, counts.sum(axis=0))
     assert result.per_phase == {}
+
+
+def test_counts_by_group_and_window_each_sum_to_the_whole(trace: Trace) -> None:
+    counts = count_experts(trace, 7)
+    np.testing.assert_array_equal(counts.total, expert_load(trace))
+    np.testing.assert_array_equal(counts.by_window.sum(axis=0), counts.total)
+    assert len(counts.by_group) == len(set(zip(counts.phases, counts.labels, strict=True))) == 4
+    for parts in (counts.by_phase(), counts.by_label()):
+        np.testing.assert_array_equal(sum(parts.values()), counts.total)
+
+
+def test_tokens_without_phase_or_label_are_under_no_name(model: MoEModel) -> None:
+    rows, requests = synthesize_rows(model, 90, requests=3, labels=("a", "b", "c"))
+    phase = np.full(90, Phase.UNKNOWN, np.int8)
+    some = [requests[0], replace(requests[1], label=None)]  # nothing is known of the third
+    trace = Trace.in_memory(model, replace(rows, phase=phase), some)
+    counts = count_experts(trace, 1)
+    assert counts.by_phase() == {}
+    assert set(counts.by_label()) == {"a"}
+    assert counts.by_label()["a"].sum() == 30 * 3 * 3
+    assert counts.total.sum() == 90 * 3 * 3
+
+
+def test_an_id_that_names_no_expert_is_refused() -> None:
+    damaged = with_foreign_id()
+    words = "in layer 2 an expert id is not below 16, .* look at the rows"
+    for analysis in (analyze_load, expert_load):
+        with pytest.raises(TraceError, match=words):
+            analysis(damaged)
+    damaged.path = Path("run.moetrace")
+    with pytest.raises(TraceError, match=r"^run\.moetrace: .* see moeprof validate run\.moetrace$"):
+        analyze_load(damaged)
+
+
+def test_no_windows_are_refused(trace: Trace) -> None:
+    with pytest.raises(InputError, match="windows = 0: at least 1 is needed"):
+        analyze_load(trace, windows=0)

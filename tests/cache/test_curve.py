@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from moeprof.cache import lru_curve
 from moeprof.cache.kernels import new_timeline
-from moeprof.errors import InputError
+from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
 from moeprof.trace import Phase, TokenRows, Trace, open_trace, synthesize_rows
+from tests.analysis.damage import with_foreign_id
 from tests.conftest import save, small_config
 
 
@@ -90,12 +92,53 @@ def test_names_of_experts_do_not_matter(model: MoEModel, seed: int, scope: str) 
     assert one.hit_ratio == other.hit_ratio
 
 
-def test_below_one_token_cycle_a_global_lru_never_hits_in_decode(model: MoEModel) -> None:
-    rows, _ = synthesize_rows(model, 500, prefill=0.0, repeat=0.9)
+@given(
+    tokens=st.integers(2, 80),
+    seed=st.integers(0, 99),
+    layers=st.integers(2, 4),
+    top_k=st.integers(1, 4),
+    repeat=st.sampled_from([0.0, 0.5, 1.0]),
+    prefill=st.sampled_from([0.0, 0.5]),
+)
+def test_a_global_lru_never_hits_before_all_other_layers_fit(
+    tokens: int, seed: int, layers: int, top_k: int, repeat: float, prefill: float
+) -> None:
+    model = MoEModel.from_config(small_config(layers=layers + 1, experts=6, top_k=top_k))
+    rows, _ = synthesize_rows(model, tokens, seed=seed, repeat=repeat, prefill=prefill)
+    curve = lru_curve(Trace.in_memory(model, rows), scope="global")
+    assert curve.hitless_slots == (layers - 1) * top_k
+    assert curve.at(curve.hitless_slots) == 0.0
+
+
+def test_the_jump_begins_one_slot_later_and_ends_at_the_token_cycle(model: MoEModel) -> None:
+    rows, _ = synthesize_rows(model, 500, requests=1, prefill=0.0, repeat=1.0)
     curve = lru_curve(Trace.in_memory(model, rows), scope="global", phase=Phase.DECODE)
-    assert curve.token_cycle == 9
+    assert (curve.hitless_slots, curve.token_cycle) == (6, 9)
     assert curve.at(6) == 0.0
-    assert curve.at(9) > 0.5
+    assert curve.at(7) > 0.3
+    assert curve.at(9) > 0.99
+
+
+def test_m3_can_hit_below_its_token_cycle() -> None:
+    model = MoEModel.preset("minimax-m3")
+    rows, _ = synthesize_rows(model, 20, requests=1, prefill=0.0, repeat=1.0)
+    curve = lru_curve(Trace.in_memory(model, rows), scope="global")
+    assert curve.token_cycle == 228
+    assert curve.at(224) == 0.0
+    assert curve.at(225) > 0.0
+
+
+@pytest.mark.parametrize("experts", [1, 255, 256, 257])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_the_curve_is_the_loop_where_the_id_type_changes(experts: int, scope: str) -> None:
+    shape = small_config(layers=3, experts=experts, top_k=min(experts, 3))
+    model = MoEModel.from_config(shape)
+    rows, requests = synthesize_rows(model, 300, skew=0.2, repeat=0.1)
+    rows.experts[:3, :, 0] = experts - 1  # the last id is used
+    trace = Trace.in_memory(model, rows, requests)
+    curve = lru_curve(trace, scope=scope)
+    for slots in sorted({1, experts // 2, experts} & {*curve.slots}):
+        assert round(curve.at(slots) * curve.accesses) == replay(trace, slots, scope), slots
 
 
 def test_steps_that_straddle_stored_batches_count_once(
@@ -127,3 +170,38 @@ def test_an_empty_replay_is_refused(tmp_path, model: MoEModel) -> None:  # type:
     trace = open_trace(save(tmp_path / "t", model, *synthesize_rows(model, 5, prefill=1.0)))
     with pytest.raises(InputError, match="holds no decode tokens"):
         lru_curve(trace, phase=Phase.DECODE)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_an_id_that_names_no_expert_is_refused(scope: str) -> None:
+    damaged = with_foreign_id()
+    words = r"in layer 2 an expert id is not below 16, .* look at the rows"
+    with pytest.raises(TraceError, match=words):
+        lru_curve(damaged, scope=scope)
+    damaged.path = Path("run.moetrace")
+    with pytest.raises(TraceError, match=r"^run\.moetrace: .* see moeprof validate run\.moetrace$"):
+        lru_curve(damaged, scope=scope)
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_a_replay_without_any_layer_is_refused(model: MoEModel, scope: str) -> None:
+    rows, _ = synthesize_rows(model, 20)
+    nothing = TokenRows(**{**vars(rows), "recorded": np.zeros((20, 3), bool)})
+    with pytest.raises(InputError, match="no layer was recorded for any token to replay"):
+        lru_curve(Trace.in_memory(model, nothing), scope=scope)
+
+
+def test_an_unknown_scope_is_refused(trace: Trace) -> None:
+    with pytest.raises(InputError, match="scope 'gpu' is not one of layer, global"):
+        lru_curve(trace, scope="gpu")
+
+
+@pytest.mark.parametrize("phase", [None, Phase.DECODE])
+def test_step_boundaries_are_found_once(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch, phase: Phase | None
+) -> None:
+    lengths: list[int] = []
+    diff = np.diff
+    monkeypatch.setattr(np, "diff", lambda values: lengths.append(len(values)) or diff(values))
+    curve = lru_curve(trace, phase=phase)
+    assert lengths == [curve.tokens]

@@ -292,3 +292,69 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         done.wait(0.01)
     raise AssertionError("the writer thread did not get there in 10 s")
+
+
+def test_two_threads_at_a_time_end_the_recording(
+    build: Callable[[str], Any], tmp_path: Path, torch: Any
+) -> None:
+
+    model = build("mixtral")
+    entered, release = threading.Event(), threading.Event()
+
+    def wait_inside(module: Any, args: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            release.wait(10)
+
+    ids = torch.arange(5, 9)[None]
+    with record(model, tmp_path / "t.moetrace") as recording:
+        handle = model.model.layers[0].register_forward_pre_hook(wait_inside)
+        thread = threading.Thread(target=lambda: model(input_ids=ids))
+        thread.start()
+        assert entered.wait(10)
+        model(input_ids=ids)
+        release.set()
+        thread.join()
+        handle.remove()
+    assert recording.error is not None
+    assert "two threads" in recording.error
+    assert (recording.tokens, recording.dropped) == (0, 8)
+
+
+def test_threads_may_take_turns(build: Callable[[str], Any], tmp_path: Path, torch: Any) -> None:
+
+    model = build("mixtral")
+    ids = torch.arange(5, 9)[None]
+    with record(model, tmp_path / "t.moetrace") as recording:
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: model(input_ids=ids))
+            thread.start()
+            thread.join()
+    assert (recording.error, recording.tokens) == (None, 8)
+
+
+@pytest.mark.parametrize("labels", [5, [1, 2], ["a", "\ud800"]])
+def test_labels_that_are_no_text_are_refused_before_anything(
+    build: Callable[[str], Any], tmp_path: Path, labels: Any
+) -> None:
+    with (
+        pytest.raises(InputError, match="label"),
+        record(build("mixtral"), tmp_path / "t.moetrace", labels=labels),
+    ):
+        pass
+    assert not (tmp_path / "t.moetrace").exists()
+
+
+def test_two_recordings_into_one_trace_are_refused(
+    build: Callable[[str], Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "t.moetrace"
+    with record(build("mixtral"), path) as first:
+        with (
+            pytest.raises(InputError, match="is being recorded into already"),
+            record(build("qwen3"), path, force=True),
+        ):
+            pass
+        first.label = "still on"
+        with pytest.raises(InputError, match="a label must be a text"):
+            first.label = 3  # type: ignore[assignment]

@@ -122,7 +122,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         ('"measured"', '"guessed"', "memory_bytes: provenance"),
         ('unit = "bytes"', 'unit = "GB"', "memory_bytes must be in bytes, not in GB"),
         ("[memory_bytes]", "[memory]", "no figure is called 'memory'"),
-        ("[memory_bytes]", "[memory_bytes]\nlow = 30_000_000_000", "memory_bytes: .*outside"),
+        ("[memory_bytes]", "[memory_bytes]\nlow = 30_000_000_000", "memory_bytes: .*one end"),
         ('name = "mine"', "", "name: Field required"),
         ('vendor = "me"', 'vendor = "me"\ncolour = "red"', "colour"),
         ('name = "mine"', "name = ", "not TOML"),

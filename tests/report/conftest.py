@@ -12,6 +12,8 @@ import pytest
 from moeprof.model import MoEModel
 from moeprof.report import ReportContents, gather_report
 from moeprof.trace import Trace, open_trace, synthesize_rows, write_counts
+from tests.analysis.damage import with_foreign_id
+from tests.conftest import small_config
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -74,12 +76,32 @@ def _prefill_only(model: MoEModel) -> Trace:
     return Trace.in_memory(model, *synthesize_rows(model, 300, prefill=1.0))
 
 
+def _without_layers(model: MoEModel) -> Trace:
+    """Tokens of which no layer was recorded."""
+    rows, requests = synthesize_rows(model, 30)
+    nothing = np.zeros(rows.experts.shape[:2], bool)
+    return Trace.in_memory(model, replace(rows, recorded=nothing), requests)
+
+
+def _damaged(model: MoEModel) -> Trace:
+    return with_foreign_id()
+
+
+def _without_tensors(model: MoEModel) -> Trace:
+    """Of a model whose tensors could not be counted."""
+    unknown = MoEModel.from_config(small_config(), count_tensors=False)
+    return Trace.in_memory(unknown, *synthesize_rows(unknown, 200))
+
+
 ODD: dict[str, Callable[[MoEModel], Trace]] = {
     "single": _single,
     "empty": _empty,
     "holes": _with_holes,
     "no phase": _without_phase,
     "prefill only": _prefill_only,
+    "no layers": _without_layers,
+    "damaged": _damaged,
+    "no tensors": _without_tensors,
 }
 
 

@@ -109,6 +109,17 @@ def test_no_number_near_the_cliff(contents: ReportContents) -> None:
     assert "hit ratio" not in finding.headline + finding.meaning
 
 
+def test_the_cliff_begins_where_all_other_layers_fit(contents: ReportContents) -> None:
+    finding = next(f for f in find_all(contents) if "cliff" in f.headline)
+    assert "at 9 slots, the token cycle" in finding.headline
+    assert "With up to 6 slots nothing is ever hit" in finding.meaning
+
+
+def test_replayed_hits_are_said_to_be_computed(contents: ReportContents) -> None:
+    finding = next(f for f in find_all(contents) if "LRU cache in every layer" in f.headline)
+    assert finding.meaning.startswith("Computed from measured routing under contract atomic")
+
+
 def test_the_cliff_is_not_claimed_where_layers_are_missing(model: MoEModel) -> None:
     rows, requests = synthesize_rows(model, 300, repeat=0.9)
     recorded = np.ones(rows.experts.shape[:2], bool)

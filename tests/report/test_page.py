@@ -6,13 +6,16 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from moeprof.analysis import analyze_load, counting
 from moeprof.model import MoEModel
 from moeprof.report import ReportContents, gather_report, render_html
 from moeprof.report.findings import find_all
 from moeprof.report.html import embedded_json
 from moeprof.trace import Trace, synthesize_rows
+from tests.analysis.damage import with_foreign_id
 from tests.report.conftest import HOSTILE
 
 VOID = {"meta", "img", "source", "path", "br", "link", "input"}
@@ -138,6 +141,34 @@ def test_odd_recordings_render(odd_trace: Trace) -> None:
     for part, reason in contents.missing.items():
         if part in ("load", "cache", "memory"):
             assert reason in page.text
+
+
+def test_loads_and_views_come_from_two_passes(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    count = counting.count_assignments
+
+    def counted(trace: Trace, group: np.ndarray, groups: int) -> np.ndarray:
+        passes.append(groups)
+        return count(trace, group, groups)
+
+    monkeypatch.setattr(counting, "count_assignments", counted)
+    contents = gather_report(trace)
+    assert passes == [4, 47]  # phase x label, windows
+    assert (
+        contents.gpu_load and contents.gpu_load.to_dict() == analyze_load(trace, gpus=8).to_dict()
+    )
+    for label in "ab":
+        ids = trace.experts(1)[trace.label == label].ravel()
+        expected = np.bincount(ids, minlength=16)
+        np.testing.assert_array_equal(contents.views[f"label {label}"][0], expected)
+
+
+def test_a_damaged_recording_still_has_a_page() -> None:
+    contents = gather_report(with_foreign_id())
+    assert set(contents.missing) == {"load", "cache"}
+    assert "in layer 2 an expert id is not below 16" in Page(render_html(contents)).text
 
 
 def test_counts_refuse_what_needs_order(counts_only: Trace) -> None:

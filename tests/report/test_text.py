@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from moeprof.cache import lru_curve
@@ -9,6 +11,7 @@ from moeprof.hardware import list_hardware, load_hardware
 from moeprof.model import describe_model, list_models, load_model
 from moeprof.projection import project_deployment, project_memory
 from moeprof.report import ReportContents, ReportFile
+from moeprof.report.blocks import axis_ticks
 from moeprof.report.findings import find_all
 from moeprof.report.text import (
     curve_text,
@@ -23,6 +26,7 @@ from moeprof.report.text import (
     report_text,
     trace_info_text,
 )
+from moeprof.report.text.layout import table
 from moeprof.trace import Trace, describe_trace
 
 TABLES = ("load", "layer", "ledger", "projection")  # end in a bar, or in the room for one
@@ -101,3 +105,14 @@ def test_a_projection_bounds_only_what_fits() -> None:
 
 def test_info_of_counts(counts_only: Trace) -> None:
     assert "counts only" in trace_info_text(describe_trace(counts_only))
+
+
+def test_the_curve_says_up_to_where_nothing_is_hit(trace: Trace) -> None:
+    assert "Up to 6 slots a cache for all layers never" in curve_text(
+        lru_curve(trace, scope="global")
+    )
+
+
+@pytest.mark.parametrize("function", [axis_ticks, table])
+def test_docstrings_have_no_stray_quotes(function: Callable[..., object]) -> None:
+    assert function.__doc__ and '"' not in function.__doc__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,20 @@ def test_a_failure_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_figure_that_fails_leaves_no_other(
+    contents: ReportContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(figure: object, contents: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(FIGURES, "memory.png", fail)
+    (tmp_path / "load-heatmap.png").write_text("mine")
+    with pytest.raises(InputError, match="No space left on device"):
+        write_report(contents, tmp_path / "r.html", png_dir=tmp_path, force=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["load-heatmap.png"]
+    assert (tmp_path / "load-heatmap.png").read_text() == "mine"
+
+
 def test_figures_are_pngs_with_content(contents: ReportContents, tmp_path: Path) -> None:
     for path in save_figures(contents, tmp_path):
         with Image.open(path) as image:
@@ -82,7 +97,7 @@ def test_figures_are_the_same_every_time(contents: ReportContents, tmp_path: Pat
 def test_figures_of_odd_recordings(odd_trace: Trace, tmp_path: Path) -> None:
     contents = gather_report(odd_trace)
     names = {path.name for path in save_figures(contents, tmp_path)}
-    assert "memory.png" in names
+    assert ("memory.png" in names) == bool(contents.deployments)
     assert ("load-heatmap.png" in names) == (contents.load is not None)
     assert ("miss-ratio.png" in names) == (contents.layer_curve is not None)
 
@@ -107,3 +122,26 @@ def test_heatmap_image_is_the_load(contents: ReportContents) -> None:
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
         assert image.size == load.shape[::-1]
         assert list(image.tobytes()) == index.ravel().tolist()
+
+
+@pytest.mark.parametrize("inside", ["manifest.json", "segments/000000.arrows", "page.html"])
+def test_nothing_in_a_trace_is_overwritten(
+    contents: ReportContents, saved: Callable[..., Path], inside: str
+) -> None:
+    trace = saved(50)
+    before = {file: file.read_bytes() for file in trace.rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match="lies in a trace"):
+        write_report(contents, trace / inside, force=True)
+    assert {file: file.read_bytes() for file in trace.rglob("*") if file.is_file()} == before
+
+
+def test_links_and_devices_are_refused_even_when_forced(
+    contents: ReportContents, tmp_path: Path
+) -> None:
+    link, pipe = tmp_path / "link.html", tmp_path / "pipe.html"
+    link.symlink_to(tmp_path / "nowhere.html")
+    os.mkfifo(pipe)
+    for path in (link, pipe):
+        with pytest.raises(InputError, match="is a link or a device"):
+            write_report(contents, path, force=True)
+    assert set(tmp_path.iterdir()) == {link, pipe}

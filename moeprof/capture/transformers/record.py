@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from moeprof.capture.drain import Drain
 from moeprof.capture.failure import FailureLatch, logger
 from moeprof.capture.recorder import RoutingRecorder
-from moeprof.capture.recording import Recording
+from moeprof.capture.recording import Recording, check_labels
 from moeprof.capture.telemetry import TelemetrySampler
 from moeprof.capture.transformers.forward import forward_parameters
 from moeprof.capture.transformers.generation import wrap_generate
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 MAX_PENDING_BYTES = 256 << 20
 
 _being_recorded: weakref.WeakSet[Any] = weakref.WeakSet()
+_being_written: set[Path] = set()
 
 
 @contextmanager
@@ -72,6 +73,7 @@ def record(
     recorded, is being recorded already, or `path` cannot be used; MissingExtraError without torch.
     """
     _check_model(model, max_pending_bytes)
+    check_labels(labels)
     described = describe_config(model.config)
     sites = find_router_sites(model, described.moe_layers, described.experts)
     if missing := sorted(set(described.moe_layers) - set(sites)):
@@ -79,6 +81,7 @@ def record(
     with ExitStack() as stack:
         _being_recorded.add(model)
         stack.callback(_being_recorded.discard, model)
+        _claim(stack, Path(path).absolute())
         writer = _open_writer(
             path, described, sites, weights=weights, token_ids=token_ids, force=force
         )
@@ -100,6 +103,14 @@ def record(
         stack.callback(session.finish)
         _attach(stack, model, sites, described.top_k, session)
         yield recording
+
+
+def _claim(stack: ExitStack, path: Path) -> None:
+    """Two recordings into one trace would delete each other's rows, `force` or not."""
+    if path in _being_written:
+        raise InputError(f"{path} is being recorded into already")
+    _being_written.add(path)
+    stack.callback(_being_written.discard, path)
 
 
 def describe_config(config: Any) -> MoEModel:
@@ -138,7 +149,7 @@ def _check_model(model: Any, max_pending_bytes: int) -> None:
     model_type = getattr(model.config, "model_type", "")
     if model_type in UNFAITHFUL:
         raise InputError(f"{model_type} cannot be recorded: {UNFAITHFUL[model_type]}")
-    if max_pending_bytes <= 0:
+    if not max_pending_bytes > 0:  # also refuses NaN
         raise InputError(f"max_pending_bytes is {max_pending_bytes}, it must be above 0")
 
 

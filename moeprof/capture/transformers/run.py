@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,7 +75,10 @@ def capture_transformers(
     Raises InputError for prompts, model or output that cannot be used, most of them before the
     model is loaded; MoeprofError if recording broke off (what was recorded stays).
     """
-    _check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens, threads=threads or 1)
+    _check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens)
+    _check_numbers(threads=1 if threads is None else threads)
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}, it must lie between 0 and 2^63")
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
@@ -105,7 +109,7 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(min(threads or before, os.cpu_count() or 1))
     try:
         yield
     finally:
@@ -161,9 +165,11 @@ def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: boo
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         model = _model_class(config).from_pretrained(source, dtype=dtype, **options)
         model = model.to(device).eval()
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{source}: the model cannot be loaded: {reason}") from None
+    except MoeprofError:
+        raise
+    except Exception as error:  # whatever a model's files and its libraries may raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{source}: cannot be loaded on {device}: {reason[:300]}") from None
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)

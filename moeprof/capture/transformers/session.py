@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,6 +58,7 @@ class CaptureSession:
         self._reserve = max_pending_bytes // 8
         self._steps = 0
         self._open: OpenStep | None = None
+        self._thread = threading.get_ident()
         self._skipping = False  # in a forward that was counted as it began
         self._unsent: Counter[str] = Counter()
         self._unsent_batches: dict[int, Batch] = {}
@@ -69,6 +71,9 @@ class CaptureSession:
 
     def begin(self, names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A forward of the model begins; its positional parameters are `names`."""
+        if self._is_second_thread():
+            self._lose(_count_tokens(args, kwargs), FAILED)
+            return
         try:
             self._abandon_open_step()
             self._skipping = False
@@ -137,6 +142,18 @@ class CaptureSession:
             self._send_lost()
         except Exception as error:
             self._latch.trip(error, "ending the recording")
+
+    def _is_second_thread(self) -> bool:
+        """Two threads in one model at a time would mix their steps: no recording beats a false one.
+
+        Threads may take turns: a thread is in for as long as its step is open.
+        """
+        thread = threading.get_ident()
+        if self._open is not None and self._thread != thread:
+            self._latch.trip(RuntimeError(), "following two threads in one model at a time")
+            return True
+        self._thread = thread
+        return False
 
     def _read_step(self, forward: Forward) -> OpenStep:
         stream, past = self._tracker.place(forward)

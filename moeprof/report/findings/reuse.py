@@ -41,8 +41,9 @@ def cache(contents: ReportContents) -> Iterator[Finding]:
     )
     yield Finding(
         headline,
-        f"Replayed over {_phase_tokens(curve)} in the recorded batches, with {len(curve.slots)} "
-        f"experts a layer and every miss reading one of them.{limit}",
+        f"Computed from measured routing under contract {curve.contract}, not observed: a replay "
+        f"of {_phase_tokens(curve)} in the recorded batches, with {len(curve.slots)} experts a "
+        f"layer and every miss reading one of them.{limit}",
         Provenance.MEASURED,
     )
 
@@ -64,17 +65,16 @@ def _phase_tokens(curve: LruCurve) -> str:
 def cliff(contents: ReportContents) -> Iterator[Finding]:
     """Where a cache for all layers begins to hit at all."""
     curve = contents.global_curve
-    if curve is None or curve.token_cycle >= len(curve.slots):
+    if curve is None or not curve.hitless_slots or curve.token_cycle >= len(curve.slots):
         return
-    cycle, experts = curve.token_cycle, len(curve.slots)
-    below = cycle - contents.info.top_k
-    early = below > 0 and curve.at(below) > 0
+    cycle, hitless, experts = curve.token_cycle, curve.hitless_slots, len(curve.slots)
     never = (
-        "With fewer slots nothing would ever be hit, but some tokens lack some layers in this "
-        "recording, and the curve shows hits that a full one would not."
-        if early
-        else "With fewer slots nothing is ever hit, since a token passes through all layers before "
-        "it comes back to the first. Stay well above it, or give every layer slots of its own."
+        f"With up to {hitless} slots nothing would ever be hit, but some tokens lack some layers "
+        "in this recording, and the curve shows hits that a full one would not."
+        if curve.at(hitless) > 0
+        else f"With up to {hitless} slots nothing is ever hit, since a token passes through all "
+        "other layers before it comes back to the first. Stay well above the token cycle, or give "
+        "every layer slots of its own."
     )
     yield Finding(
         f"One cache shared by all layers has a cliff at {cycle} slots, the token cycle.",

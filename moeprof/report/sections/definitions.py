@@ -34,7 +34,8 @@ TERMS = (
     (
         "token cycle",
         "MoE layers \u00d7 top-k: the experts that one token passes through. A cache shared by "
-        "all layers with fewer slots never hits.",
+        "all layers never hits with up to (MoE layers \u2212 1) \u00d7 top-k slots; near the token "
+        "cycle a slot or two decides, and tables say \u2018cliff\u2019.",
     ),
     (
         "divergence",

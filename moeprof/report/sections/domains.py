@@ -23,7 +23,7 @@ def domains_section(contents: ReportContents) -> Section | None:
     if result is None:
         if not contents.info.labels:
             return None
-        reason = contents.missing.get("specialization", "it was not computed")
+        reason = contents.missing.get("specialization") or contents.missing["load"]
         return Section("domains", "Labels", [f"Not shown: {reason}."], [])
     layers = [layer.layer for layer in contents.load.per_layer] if contents.load else []
     lead = [

@@ -53,8 +53,8 @@ def _plot(contents: ReportContents, layered: LruCurve, pooled: LruCurve) -> Plot
         title="Miss ratio of LRU, and bytes read for each token",
         alt=(
             "Miss ratio against the share of experts resident, falling from 100 % to "
-            f"{percent(1 - layered.hit_ratio[-1])}; the global curve stays at 100 % up to the "
-            f"token cycle of {pooled.token_cycle} slots. Numbers in the tables below."
+            f"{percent(1 - layered.hit_ratio[-1])}; the global curve falls from the token cycle "
+            f"of {pooled.token_cycle} slots on. Numbers in the tables below."
         ),
         x=Axis(
             "share of all experts resident",

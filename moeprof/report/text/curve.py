@@ -62,6 +62,7 @@ def _footnote(curve: LruCurve) -> str:
             f"> token cycle: {cycle_slots(curve)} slots a layer, what one token uses at a time."
         )
     return wrapped(
-        f"> token cycle: {curve.token_cycle:,} slots. Below it a cache for all layers never hits; "
-        "near it a slot decides, hence 'cliff' and no number."
+        f"> token cycle: {curve.token_cycle:,} slots. Up to {curve.hitless_slots:,} slots a cache "
+        "for all layers never hits; near the token cycle a slot decides, hence 'cliff' and no "
+        "number."
     )

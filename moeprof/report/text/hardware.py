@@ -54,6 +54,6 @@ def _value(figure: Quantity) -> str:
         return f"{read_bytes(figure.value)} = {held_bytes(figure.value)}"
     if figure.unit == "bytes/s":
         return f"{read_bytes(figure.value)}/s"
-    if figure.low != figure.value or figure.high != figure.value:
+    if figure.low is not None and (figure.low, figure.high) != (figure.value, figure.value):
         return f"{figure.value:,g} ({figure.low:,g}-{figure.high:,g}) {figure.unit}"
     return f"{figure.value:,g} {figure.unit}"

@@ -21,8 +21,7 @@ def clipped(text: str, width: int) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
-    """Columns under headings, two spaces apart: the first `left` flush left, numbers flush "
-    "right."""
+    """Columns under headings, two spaces apart: the first `left` flush left, the rest right."""
     cells = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
