@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from moeprof.errors import TraceError
 from moeprof.trace.rows import Phase, TokenRows
-from moeprof.trace.schema import Manifest
+from moeprof.trace.schema import Manifest, experts_column, weights_column
 
 # A tile of this many tokens stays in cache while it is turned: 6 GB/s against 1.2 untiled.
 _TILE = 512
@@ -32,6 +33,24 @@ def to_batch(rows: TokenRows, manifest: Manifest) -> pa.RecordBatch:
     if rows.weights is not None:
         arrays += _list_columns(rows.weights.astype(np.float16, copy=False), rows.recorded)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def check_ids(rows: TokenRows, manifest: Manifest) -> None:
+    """TraceError at the first recorded id that is no expert: the narrow column would wrap it."""
+    ids = rows.experts
+    if ids.dtype.kind not in "iu":
+        raise TraceError(f"experts must be integers, not {ids.dtype}")
+    if not ids.size or (ids.max() < manifest.experts and (ids.dtype.kind == "u" or ids.min() >= 0)):
+        return
+    bad = (ids < 0) | (ids >= manifest.experts)
+    if rows.recorded is not None:
+        bad &= rows.recorded[:, :, None]
+    if bad.any():
+        place = np.unravel_index(int(bad.argmax()), bad.shape)
+        raise TraceError(
+            f"layer {manifest.layers[place[1]]}: id {ids[place]} of row {place[0]} is not one of "
+            f"{manifest.experts} experts"
+        )
 
 
 def _phase_column(rows: TokenRows) -> pa.Array:
@@ -56,6 +75,32 @@ def _list_column(column: NDArray[Any], recorded: NDArray[np.bool_] | None) -> pa
     flat = pa.array(column.reshape(-1))
     item = pa.field("item", flat.type, False)
     return pa.Array.from_buffers(pa.list_(item, k), tokens, [validity], children=[flat])
+
+
+def from_batch(batch: pa.RecordBatch, manifest: Manifest) -> TokenRows:
+    """What `to_batch` made `batch` of."""
+    phase, ids = batch.column("phase"), [batch.column(experts_column(n)) for n in manifest.layers]
+    gates = [batch.column(weights_column(n)) for n in manifest.layers] if manifest.weights else None
+    tokens = batch.column("token_id").fill_null(-1).to_numpy() if manifest.token_ids else None
+    return TokenRows(
+        step=batch.column("step").to_numpy(),
+        request=batch.column("request").to_numpy(),
+        position=batch.column("position").to_numpy(),
+        phase=phase.fill_null(Phase.UNKNOWN).to_numpy(),
+        experts=np.stack([list_values(column) for column in ids], axis=1),
+        recorded=_recorded_places(ids),
+        weights=np.stack([list_values(column) for column in gates], axis=1) if gates else None,
+        token_id=tokens,
+    )
+
+
+def _recorded_places(columns: list[pa.Array]) -> NDArray[np.bool_] | None:
+    """[tokens, layers] False where a column is null; None if none is anywhere."""
+    masks = [validity(column) for column in columns]
+    if all(mask is None for mask in masks):
+        return None
+    whole = np.ones(len(columns[0]), bool)
+    return np.stack([whole if mask is None else mask for mask in masks], axis=1)
 
 
 def layer_major(values: NDArray[Any]) -> NDArray[Any]:
@@ -85,10 +130,12 @@ def _wide_view(values: NDArray[Any]) -> NDArray[Any]:
 def list_values(column: pa.Array) -> NDArray[Any]:
     """A fixed-size list column as [rows, k], zero-copy; null rows hold whatever was written.
 
-    Arrow's own `flatten()` drops null rows and `.values` ignores slices, hence the offset.
+    Arrow's own `flatten()` drops null rows and `.values` ignores slices, hence the offset; and
+    other writers mark the items of a null row null as well, hence the bare buffer.
     """
-    k = column.type.list_size
-    flat = column.values.to_numpy(zero_copy_only=True)
+    k, values = column.type.list_size, column.values
+    dtype = values.type.to_pandas_dtype()
+    flat = np.frombuffer(values.buffers()[1], dtype, len(values) + values.offset)[values.offset :]
     rows: NDArray[Any] = flat.reshape(-1, k)[column.offset : column.offset + len(column)]
     return rows
 

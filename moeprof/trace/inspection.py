@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class TraceInfo(Result):
     complete: bool
     counts_only: bool
     bytes: int
+    unrecorded: int = 0  # (token, layer) places that are null
     problems: list[str] = field(default_factory=list)
 
 
@@ -68,6 +69,7 @@ def describe_trace(trace: Trace) -> TraceInfo:
         complete=manifest.complete,
         counts_only=trace.counts_only,
         bytes=_stored_bytes(trace.path),
+        unrecorded=trace.unrecorded,
         problems=list(trace.problems),
     )
 
@@ -81,27 +83,39 @@ def _stored_bytes(path: Path | None) -> int:
 def validate_trace(path: str | Path) -> TraceInfo:
     """Open the trace at `path` and check every invariant; what fails is in `problems`.
 
-    Checked: checksums, rows and columns of every file; ids below the number of experts and
-    distinct in a row; positions of a request without a gap, unless tokens were dropped.
+    Checked: checksums, rows and columns of every file, and their sum; ids below the number of
+    experts and distinct in a row; steps that never decrease; positions of a request without a gap,
+    unless tokens were dropped.
     Raises TraceError only where there is no trace at all.
     """
     trace = open_trace(path)
     info = describe_trace(trace)
-    problems = [*_damaged_files(Path(path), trace.manifest), *info.problems]
+    problems = [*_damaged_files(Path(path), trace.manifest, info.problems), *info.problems]
     if not trace.counts_only:
         for layer in trace.layers:
             problems += _routing_problems(trace, layer)
-        problems += _position_problems(trace)
+        problems += [
+            *_phase_problems(trace),
+            *_step_problems(trace),
+            *_position_problems(trace),
+        ]
+    if info.complete and info.tokens != trace.manifest.tokens:
+        problems.append(
+            f"manifest.json: {trace.manifest.tokens:,} tokens were written, "
+            f"{info.tokens:,} can be read"
+        )
     if not info.complete:
         problems.append("manifest.json: the recording was cut off before its writer closed it")
     return TraceInfo(**{**vars(info), "problems": problems})
 
 
-def _damaged_files(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _damaged_files(folder: Path, manifest: Manifest, known: Sequence[str]) -> Iterator[str]:
     for stored in manifest.files:
         path = folder / stored.file
-        if not path.exists():
-            continue  # the reader has said so
+        if not path.is_file():
+            if not any(problem.startswith(f"{stored.file}:") for problem in known):
+                yield f"{stored.file}: is missing"  # a file that this reader does not open
+            continue
         size = path.stat().st_size
         if size != stored.bytes:
             yield f"{stored.file}: {size:,} bytes, the manifest says {stored.bytes:,}"
@@ -137,13 +151,32 @@ def _repeats(part: LayerBatch, experts: int) -> NDArray[np.bool_]:
     return np.asarray((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
 
 
+def _phase_problems(trace: Trace) -> Iterator[str]:
+    """The first row whose phase is none."""
+    wrong = trace.phase_codes != trace.phase
+    if wrong.any():
+        row = int(wrong.argmax())
+        yield f"row {row}: phase {trace.phase_codes[row]} is not 0, 1 or null"
+
+
+def _step_problems(trace: Trace) -> Iterator[str]:
+    """The first row whose step is below that of the row before."""
+    falls = trace.step[1:] < trace.step[:-1]
+    if falls.any():
+        row = int(falls.argmax()) + 1
+        yield f"row {row}: step {trace.step[row]} follows step {trace.step[row - 1]}"
+
+
 def _position_problems(trace: Trace) -> Iterator[str]:
-    """The first request whose positions jump or go back, and how many others do."""
+    """The first request whose positions jump, and how many others do.
+
+    They may go back: an engine without a cache runs a sequence again, one that speculates a part.
+    """
     if not trace.tokens or trace.dropped:
         return
     order = np.argsort(trace.request, kind="stable")
     request, position = trace.request[order], trace.position[order]
-    jumps = (np.diff(position) != 1) & (np.diff(request) == 0)
+    jumps = (np.diff(position) > 1) & (np.diff(request) == 0)
     if jumps.any():
         first = int(jumps.argmax())
         broken = len(np.unique(request[1:][jumps]))

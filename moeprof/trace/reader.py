@@ -11,16 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moeprof import __version__
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
-from moeprof.trace.columns import list_values, to_batch, validity
-from moeprof.trace.counts import read_counts
+from moeprof.trace.columns import check_ids, from_batch, list_values, to_batch, validity
+from moeprof.trace.counts import dense_counts, read_counts
 from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
     REQUEST_SCHEMA,
     REQUESTS,
-    SCHEMA,
     SEGMENTS,
     TELEMETRY,
     TELEMETRY_SCHEMA,
@@ -55,7 +53,7 @@ class Trace:
         telemetry: Sequence[TelemetrySample] = (),
         path: Path | None = None,
         problems: Sequence[str] = (),
-        counts: NDArray[np.int64] | None = None,
+        counts: pa.Table | None = None,
     ) -> None:
         self.manifest = manifest
         self.path = path
@@ -68,14 +66,12 @@ class Trace:
         self.problems = tuple(problems)
         self.tokens = sum(batch.num_rows for batch in batches)
         self._batches = [batch for batch in batches if batch.num_rows]
-        self._counts = counts
+        self._count_rows = counts
 
     @classmethod
     def in_memory(cls, model: MoEModel, rows: TokenRows, requests: Sequence[Request] = ()) -> Trace:
         """A trace that was never a file, for tests and for rows made by a program."""
-        manifest = Manifest(
-            schema=SCHEMA,
-            moeprof=__version__,
+        manifest = Manifest.make(
             clock_base=0.0,
             model=model.to_dict(),
             layers=list(model.moe_layers),
@@ -86,6 +82,7 @@ class Trace:
             complete=True,
             tokens=len(rows),
         )
+        check_ids(rows, manifest)
         return cls(manifest, [to_batch(rows, manifest)], requests)
 
     @property
@@ -116,6 +113,13 @@ class Trace:
     @cached_property
     def phase(self) -> NDArray[np.int8]:
         """[tokens] of Phase; -1 where the source did not say."""
+        codes = self.phase_codes
+        known = (codes >= Phase.UNKNOWN) & (codes <= Phase.DECODE)
+        return codes if known.all() else np.where(known, codes, np.int8(Phase.UNKNOWN))
+
+    @cached_property
+    def phase_codes(self) -> NDArray[np.int8]:
+        """[tokens] phases as they are stored, sound or not; -1 for null."""
         return self._column("phase", null=Phase.UNKNOWN)
 
     @cached_property
@@ -126,13 +130,37 @@ class Trace:
         return self._column("token_id", null=-1)
 
     @cached_property
-    def label(self) -> NDArray[np.str_]:
-        """[tokens] label of each token's request, '' where it has none."""
-        known = {request.index: request.label or "" for request in self.requests}
+    def label_code(self) -> NDArray[np.int32]:
+        """[tokens] index into `labels` of each token's request, -1 where it has none."""
+        code = {label: index for index, label in enumerate(self.labels)}
+        known = {r.index: code[r.label] for r in self.requests if r.label is not None}
         indices, inverse = np.unique(self.request, return_inverse=True)
-        names = np.array([known.get(int(index), "") for index in indices] or [""])
-        labels: NDArray[np.str_] = names[inverse]
-        return labels
+        codes = np.array([known.get(int(index), -1) for index in indices], np.int32)
+        return codes[inverse]
+
+    @cached_property
+    def label(self) -> NDArray[np.str_]:
+        """[tokens] label of each token's request, '' where it has none.
+
+        A string a token is large: compare `label_code` where an index will do.
+        """
+        return np.array([*self.labels, ""])[self.label_code]  # -1 is the last
+
+    def rows(self, batch_rows: int = 65_536) -> Iterator[TokenRows]:
+        """All rows in order, at most `batch_rows` at a time: what `TraceWriter.write` takes.
+
+        Where the phase is not known it is -1, whether or not it was given.
+        """
+        self._need_order()
+        for batch in self._batches:
+            for start in range(0, batch.num_rows, batch_rows):
+                yield from_batch(batch.slice(start, batch_rows), self.manifest)
+
+    @cached_property
+    def unrecorded(self) -> int:
+        """How many (token, layer) places are null: the layer was not recorded for the token."""
+        columns = [experts_column(layer) for layer in self.layers]
+        return sum(batch.column(name).null_count for batch in self._batches for name in columns)
 
     def batches(self, layer: int) -> Iterator[LayerBatch]:
         """The rows of native layer `layer`, zero-copy, as stored: bounded memory at any size."""
@@ -181,14 +209,14 @@ class Trace:
     @property
     def counts_only(self) -> bool:
         """True for a recording of counts, which has no token order."""
-        return self._counts is not None and not self.tokens
+        return self._count_rows is not None and not self.tokens
 
-    @property
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """[windows, layers, experts] tokens per expert, of a trace that holds only counts."""
-        if self._counts is None:
+        if self._count_rows is None:
             raise TraceError(f"{self}: holds no counts, it holds tokens")
-        return self._counts
+        return dense_counts(self._count_rows, self.manifest)
 
     def __str__(self) -> str:
         return str(self.path) if self.path else "in-memory trace"
@@ -199,9 +227,12 @@ class Trace:
             f"{self.top_k} of {self.experts_per_layer} experts, {self.model.name}>"
         )
 
-    def _layer(self, layer: int) -> int:
+    def _need_order(self) -> None:
         if self.counts_only:
             raise TraceError(f"{self}: holds counts only; this needs the order of tokens")
+
+    def _layer(self, layer: int) -> int:
+        self._need_order()
         if layer not in self.layers:
             raise TraceError(
                 f"{self}: layer {layer} was not recorded; recorded are {_ranges(self.layers)}"
@@ -209,8 +240,7 @@ class Trace:
         return layer
 
     def _column(self, name: str, null: int | None = None) -> NDArray[Any]:
-        if self.counts_only:
-            raise TraceError(f"{self}: holds counts only; this needs the order of tokens")
+        self._need_order()
         dtype = self.manifest.segment_schema.field(name).type.to_pandas_dtype()
         parts = []
         for batch in self._batches:

@@ -8,13 +8,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+)
 
+from moeprof import __version__
 from moeprof.errors import TraceError
 
 SCHEMA = "moeprof.trace/1"
@@ -98,10 +106,18 @@ class StoredFile(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    file: str
+    file: str  # below the trace's folder
     rows: NonNegativeInt
     bytes: NonNegativeInt
     crc32: str  # of the whole file, eight hexadecimal digits
+
+    @field_validator("file")
+    @classmethod
+    def _inside(cls, file: str) -> str:
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts or path.suffix != ".arrows" or "\0" in file:
+            raise ValueError(f"{file!r} is not an .arrows file of this folder")
+        return file
 
 
 class Manifest(BaseModel):
@@ -111,11 +127,12 @@ class Manifest(BaseModel):
 
     schema_name: str = Field(alias="schema")
     moeprof: str
-    clock_base: float  # Unix time that arrival_s and time_s count from
+    # Unix time that arrival_s and time_s count from, up to the year 9999
+    clock_base: float = Field(ge=0, le=253_402_300_799)
     model: dict[str, Any]
     layers: list[NonNegativeInt]  # native indices of the layers that were recorded
-    experts: NonNegativeInt
-    top_k: NonNegativeInt
+    experts: int = Field(ge=1, le=65_536)
+    top_k: int = Field(ge=1, le=65_536)
     engine: str = ""
     engine_version: str = ""
     rank_ordered: bool | None = None  # is slot 0 the router's first choice? None: not known
@@ -125,6 +142,13 @@ class Manifest(BaseModel):
     tokens: NonNegativeInt = 0
     dropped: dict[str, NonNegativeInt] = {}  # tokens seen and not recorded, by reason
     files: list[StoredFile] = []
+
+    @field_validator("layers")
+    @classmethod
+    def _distinct(cls, layers: list[int]) -> list[int]:
+        if not layers or len(set(layers)) != len(layers):
+            raise ValueError("must name at least one layer, and each once")
+        return layers
 
     @property
     def segment_schema(self) -> pa.Schema:
@@ -144,9 +168,21 @@ class Manifest(BaseModel):
     def save(self, folder: Path) -> None:
         """Replace the manifest in one step: a reader sees the old one or the new one."""
         draft = folder / f"{MANIFEST}.tmp"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "w") as out:
-            out.write(self.model_dump_json(indent=1, by_alias=True) + "\n")
-        os.replace(draft, folder / MANIFEST)
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "w") as out:
+                out.write(self.model_dump_json(indent=1, by_alias=True) + "\n")
+            os.replace(draft, folder / MANIFEST)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def make(cls, **values: Any) -> Manifest:
+        """A manifest of this moeprof; TraceError names the first value that cannot be."""
+        try:
+            return cls(schema=SCHEMA, moeprof=__version__, **values)
+        except ValidationError as error:
+            raise TraceError(_first_problem(error)) from None
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -156,15 +192,19 @@ class Manifest(BaseModel):
             manifest = cls.model_validate(json.loads(path.read_text()))
         except FileNotFoundError:
             raise TraceError(f"{folder}: not a trace, it has no {MANIFEST}") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise TraceError(f"{path}: cannot be read as JSON: {error}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise TraceError(f"{path}: {place}: {first['msg']}") from None
+            raise TraceError(f"{path}: {_first_problem(error)}") from None
         if manifest.schema_name != SCHEMA:
             raise TraceError(
                 f"{path}: schema is {manifest.schema_name!r}, this moeprof reads {SCHEMA!r}; "
                 "a newer moeprof wrote it: pip install -U moeprof"
             )
         return manifest
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}"

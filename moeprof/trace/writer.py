@@ -8,32 +8,34 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from moeprof import __version__
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
-from moeprof.trace.columns import concat_rows, to_batch
+from moeprof.trace.columns import check_ids, concat_rows, to_batch
 from moeprof.trace.rows import Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
     FOLDER_MODE,
     MANIFEST,
     REQUEST_SCHEMA,
     REQUESTS,
-    SCHEMA,
     SEGMENTS,
     TELEMETRY,
     TELEMETRY_SCHEMA,
     Manifest,
     StoredFile,
 )
-from moeprof.trace.streams import COMPACT_ROWS, StreamWriter, seal
+from moeprof.trace.streams import COMPACT_ROWS, StreamWriter, resume, seal, writing_error
 
 FLUSH_SECONDS = 0.5
+MANIFEST_SECONDS = 1.0
 SEGMENT_BYTES = 256 << 20
 
 
@@ -44,7 +46,9 @@ class TraceWriter:
     segment; the owner calls `tick()` at least four times a second so that nothing waits longer.
     A full segment is compacted, checksummed and swapped in on a thread of its own.
 
-    Raises InputError if `path` exists and `force` is false, or on rows of another shape.
+    Raises InputError if `path` exists and `force` is false, or on rows of another shape, with ids
+    that are no experts or steps that decrease; TraceWriteError where the disk refuses. After that
+    it can be written to again: what was lost is counted as dropped.
     """
 
     def __init__(
@@ -67,9 +71,7 @@ class TraceWriter:
     ) -> None:
         self.path = Path(path)
         self.clock_base = time.time() if clock_base is None else clock_base
-        self.manifest = Manifest(
-            schema=SCHEMA,
-            moeprof=__version__,
+        self.manifest = Manifest.make(
             clock_base=self.clock_base,
             model=model.to_dict(),
             layers=list(model.moe_layers if layers is None else layers),
@@ -85,7 +87,9 @@ class TraceWriter:
         self._segment_bytes = segment_bytes
         self._compression = compression
         self._pending: list[TokenRows] = []
-        self._pending_since = 0.0
+        self._pending_rows = 0
+        self._dirty_since: float | None = None
+        self._last_step: int | None = None
         self._requests: dict[int, Request] = {}
         self._telemetry: list[TelemetrySample] = []
         self._dropped: Counter[str] = Counter()
@@ -94,20 +98,22 @@ class TraceWriter:
         self._side: dict[str, StreamWriter] = {}
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="moeprof-seal")
         self._sealing: list[Future[StoredFile]] = []
+        self._saved_at = clock()
         self._closed = False
         _make_folder(self.path, force)
-        self.manifest.save(self.path)
+        _raise_first(self.path, _attempt(self._save_manifest))
 
     def write(self, rows: TokenRows) -> None:
         """Append `rows`; they are on disk after at most half a second of `tick()`s."""
         self._check(rows)
         if not len(rows):
             return
-        if not self._pending:
-            self._pending_since = self._clock()
+        self._last_step = int(rows.step[-1])
         self._pending.append(rows)
+        self._pending_rows += len(rows)
         self.manifest.tokens += len(rows)
-        if sum(map(len, self._pending)) >= COMPACT_ROWS:
+        self._touch()
+        if self._pending_rows >= COMPACT_ROWS:
             self.flush()
         else:
             self.tick()
@@ -115,46 +121,51 @@ class TraceWriter:
     def put_request(self, request: Request) -> None:
         """Record or replace what is known of a request."""
         self._requests[request.index] = request
+        self._touch()
 
     def put_telemetry(self, sample: TelemetrySample) -> None:
         """Record one NVML sample."""
         self._telemetry.append(sample)
+        self._touch()
 
     def drop(self, tokens: int, reason: str) -> None:
         """Count tokens that were seen and are not recorded."""
         self._dropped[reason] += tokens
+        self._touch()
 
     def tick(self) -> None:
         """Write what has waited for half a second."""
-        if self._pending and self._clock() - self._pending_since >= FLUSH_SECONDS:
+        since = self._dirty_since
+        if since is not None and self._clock() - since >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything held, now."""
-        self._flush_side(REQUESTS, REQUEST_SCHEMA, [asdict(r) for r in self._requests.values()])
-        self._requests.clear()
-        self._flush_side(TELEMETRY, TELEMETRY_SCHEMA, [asdict(s) for s in self._telemetry])
-        self._telemetry.clear()
-        if self._pending:
-            rows, self._pending = concat_rows(self._pending), []
-            self._append(rows)
-        self._note_sealed()
+        """Write everything held, now; counts of dropped tokens at most once a second.
+
+        Every kind is tried, then the first failure raised. Requests and telemetry wait for the
+        next flush if they could not be written, tokens are counted as dropped.
+        """
+        self._dirty_since = None
+        steps = (self._flush_requests, self._flush_telemetry, self._flush_tokens)
+        errors = _attempt(*steps, self._note_sealed, self._save_dropped)
+        if self._requests or self._telemetry:
+            self._touch()
+        _raise_first(self.path, errors)
 
     def close(self) -> None:
-        """Write the rest, close and checksum every file, and mark the trace complete."""
+        """Write the rest, close and checksum every file, and mark the trace complete.
+
+        Every step is tried and the manifest saved, then the first failure raised; after one the
+        trace is not marked complete.
+        """
         if self._closed:
             return
         self._closed = True
-        try:
-            self.flush()
-            self._end_segment()
-            for side in self._side.values():
-                self._end_stream(side)
-        finally:
-            self._sealer.shutdown()
-        self._note_sealed()
-        self.manifest.complete = True
-        self._save_manifest()
+        ends = (self._end_segment, self._end_sides, self._sealer.shutdown)
+        errors = _attempt(self.flush, *ends, self._note_sealed)
+        self.manifest.complete = not errors
+        errors += _attempt(self._save_manifest)
+        _raise_first(self.path, errors)
 
     def __enter__(self) -> Self:
         return self
@@ -179,16 +190,46 @@ class TraceWriter:
             if wanted != (given is not None):
                 has = "must have" if wanted else "must not have"
                 raise TraceError(f"rows of this trace {has} {name}")
+        check_ids(rows, manifest)
+        self._check_steps(rows.step)
+
+    def _check_steps(self, step: NDArray[np.int64]) -> None:
+        """Rows are in engine order, so the step of one is never below that of the row before."""
+        falls = step[1:] < step[:-1]
+        if falls.any():
+            row = int(falls.argmax()) + 1
+            raise TraceError(f"row {row}: step {step[row]} follows step {step[row - 1]}")
+        if len(step) and self._last_step is not None and step[0] < self._last_step:
+            raise TraceError(f"row 0: step {step[0]} follows step {self._last_step}")
+
+    def _touch(self) -> None:
+        """Something waits to be written, from now if nothing did before."""
+        if self._dirty_since is None:
+            self._dirty_since = self._clock()
+
+    def _flush_requests(self) -> None:
+        rows = [asdict(request) for request in self._requests.values()]
+        self._flush_side(REQUESTS, REQUEST_SCHEMA, rows)
+        self._requests.clear()
+
+    def _flush_telemetry(self) -> None:
+        rows = [asdict(sample) for sample in self._telemetry]
+        self._flush_side(TELEMETRY, TELEMETRY_SCHEMA, rows)
+        self._telemetry.clear()
+
+    def _flush_tokens(self) -> None:
+        if self._pending:
+            held, self._pending, self._pending_rows = self._pending, [], 0
+            self._append(concat_rows(held))
 
     def _append(self, rows: TokenRows) -> None:
         try:
             segment = self._segment or self._open_segment()
             segment.append(to_batch(rows, self.manifest))
         except Exception:
-            # The segment stays as it is, a readable prefix; a later write starts another.
-            self._segment = None
             self.manifest.tokens -= len(rows)
             self.drop(len(rows), "write failed")
+            self._end_segment()  # a whole prefix; a later write starts another
             raise
         if segment.bytes >= self._segment_bytes:
             self._end_segment()
@@ -206,6 +247,10 @@ class TraceWriter:
             segment, self._segment = self._segment, None
             self._end_stream(segment)
 
+    def _end_sides(self) -> None:
+        ends = [partial(self._end_stream, side) for side in self._side.values()]
+        _raise_first(self.path, _attempt(*ends))
+
     def _end_stream(self, stream: StreamWriter) -> None:
         stream.close()
         compact = stream.batches > 1 + stream.rows // COMPACT_ROWS
@@ -221,21 +266,52 @@ class TraceWriter:
         if not done:
             return
         self._sealing = [future for future in self._sealing if future not in done]
-        for stored in (future.result() for future in done):
-            self.manifest.files.append(stored)
+        errors = [error for future in done if isinstance(error := future.exception(), Exception)]
+        self.manifest.files += [future.result() for future in done if not future.exception()]
         self._save_manifest()
+        _raise_first(self.path, errors)
+
+    def _save_dropped(self) -> None:
+        """One save a second at most: a source may drop one token at a time."""
+        if self.manifest.dropped == self._dropped:
+            return
+        if self._clock() - self._saved_at >= MANIFEST_SECONDS:
+            self._save_manifest()
+        else:
+            self._touch()
 
     def _save_manifest(self) -> None:
         self.manifest.dropped = dict(sorted(self._dropped.items()))
         self.manifest.files.sort(key=lambda stored: stored.file)
         self.manifest.save(self.path)
+        self._saved_at = self._clock()
 
     def _flush_side(self, file: str, schema: pa.Schema, rows: list[dict[str, object]]) -> None:
         if not rows:
             return
-        if file not in self._side:
-            self._side[file] = StreamWriter(self.path / file, schema)
-        self._side[file].append(pa.RecordBatch.from_pylist(rows, schema=schema))
+        side = self._side.get(file)
+        if side is None:
+            side = StreamWriter(self.path / file, schema)
+        elif side.failed:
+            side = resume(side)
+        self._side[file] = side
+        side.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+
+
+def _attempt(*steps: Callable[[], None]) -> list[Exception]:
+    """Run every step whatever the others do, and return what failed."""
+    errors = []
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            errors.append(error)
+    return errors
+
+
+def _raise_first(path: Path, errors: list[Exception]) -> None:
+    if errors:
+        raise writing_error(path, errors[0]) from None
 
 
 def _make_folder(path: Path, force: bool) -> None:
@@ -245,8 +321,9 @@ def _make_folder(path: Path, force: bool) -> None:
             raise TraceError(f"{path} exists, it will not be overwritten without --force")
         if not (path / MANIFEST).is_file():
             raise TraceError(f"{path} is not a trace, --force replaces only traces")
-        shutil.rmtree(path)
     try:
+        if path.exists():
+            shutil.rmtree(path)
         path.mkdir(mode=FOLDER_MODE, parents=True)
         (path / SEGMENTS).mkdir(mode=FOLDER_MODE)
     except OSError as error:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,8 +22,10 @@ from moeprof.trace import (
     TokenRows,
     Trace,
     TraceWriter,
+    describe_trace,
     open_trace,
     synthesize_rows,
+    validate_trace,
 )
 from moeprof.trace.columns import concat_rows, layer_major
 from tests.conftest import save, small_config
@@ -88,6 +91,33 @@ def test_what_is_written_is_read(
     trace = open_trace(path)
     assert trace.problems == ()
     assert_same(trace, rows)
+    with TraceWriter(path.with_name("again"), model, weights=weights) as writer:
+        for again in trace.rows(batch_rows=1 + seed):
+            assert len(again) <= 1 + seed
+            writer.write(again)
+    assert_same(open_trace(path.with_name("again")), rows)
+    assert trace.unrecorded == (0 if rows.recorded is None else (~rows.recorded).sum())
+    assert describe_trace(trace).unrecorded == trace.unrecorded
+
+
+def test_token_ids_and_unknown_phases_come_round(tmp_path: Path, model: MoEModel) -> None:
+    rows, _ = synthesize_rows(model, 100)
+    ids = np.arange(100, dtype=np.int32)
+    rows = TokenRows(**{**vars(rows), "phase": None, "token_id": ids})
+    (again,) = Trace.in_memory(model, rows).rows()
+    np.testing.assert_array_equal(again.token_id, ids)
+    trace = Trace.in_memory(model, again)
+    assert set(trace.phase.tolist()) == {Phase.UNKNOWN}
+
+
+def test_a_label_is_an_index_into_the_labels(model: MoEModel) -> None:
+    rows, _ = synthesize_rows(model, 90, requests=3)
+    requests = [Request(0, label="longer"), Request(2, label="b")]
+    trace = Trace.in_memory(model, rows, requests)
+    assert trace.labels == ("b", "longer")
+    assert trace.label_code.dtype == np.int32
+    np.testing.assert_array_equal(trace.label_code, np.array([1, -1, 0])[rows.request])
+    np.testing.assert_array_equal(trace.label, np.array(["longer", "", "b"])[rows.request])
 
 
 def test_rows_reach_the_disk_within_half_a_second(tmp_path: Path, model: MoEModel) -> None:
@@ -231,3 +261,36 @@ def test_the_manifest_is_plain_json(tmp_path: Path, model: MoEModel) -> None:
     assert manifest["schema"] == "moeprof.trace/1"
     assert manifest["layers"] == [1, 2, 3]
     assert manifest["files"][1]["rows"] == 10
+
+
+def test_a_trace_by_another_arrow_writer_is_read(tmp_path: Path, model: MoEModel) -> None:
+    """Nulls as pyarrow itself writes them: the items of a null list are null too."""
+    path = save(tmp_path / "t", model, *synthesize_rows(model, 6, requests=1))
+    segment = path / "segments" / "000000.arrows"
+    batch = pa.ipc.open_stream(segment.read_bytes()).read_next_batch()
+    ids = [[1, 2, 3], None, [4, 5, 6], [7, 8, 9], None, [1, 2, 3]]
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    columns["experts.2"] = pa.array(ids, pa.list_(pa.uint8(), 3))
+    table = pa.RecordBatch.from_pydict(columns)
+    segment.unlink()
+    with pa.OSFile(str(segment), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_batch(table)
+    trace = open_trace(path)
+    assert trace.experts(2).tolist() == [row for row in ids if row]
+    assert trace.recorded(2).tolist() == [row is not None for row in ids]
+    assert trace.experts(1).shape == (6, 3)
+
+
+def test_a_sequence_that_is_run_again_is_no_gap(tmp_path: Path, model: MoEModel) -> None:
+    rows, requests = synthesize_rows(model, 6, requests=1)
+    rows.position[:] = [0, 1, 2, 0, 1, 2]
+    assert validate_trace(save(tmp_path / "t", model, rows, requests)).problems == []
+
+
+def test_a_phase_that_is_none_counts_as_unknown(tmp_path: Path, model: MoEModel) -> None:
+    rows, requests = synthesize_rows(model, 6, requests=1)
+    assert rows.phase is not None
+    rows.phase[4] = 7
+    path = save(tmp_path / "t", model, rows, requests)
+    assert open_trace(path).phase[4] == Phase.UNKNOWN
+    assert validate_trace(path).problems == ["row 4: phase 7 is not 0, 1 or null"]
