@@ -28,7 +28,7 @@ def m3_rows(model: MoEModel) -> TokenRows:
     rng = np.random.default_rng(0)
     shape = (TOKENS, len(model.moe_layers), model.top_k)
     return TokenRows(
-        step=np.arange(TOKENS),
+        step=np.zeros(TOKENS, np.int64),  # one block is written many times, and no step goes back
         request=np.zeros(TOKENS, np.int32),
         position=np.arange(TOKENS, dtype=np.int32),
         phase=np.ones(TOKENS, np.int8),

@@ -213,6 +213,9 @@ def read_stored(
     if batches and not _has_columns(batches[0].schema, schema):
         return [], f"{file}: its columns are not those of this trace"
     batches = [batch.select(schema.names) for batch in batches]
+    required = [field.name for field in schema if not field.nullable]
+    if any(batch.column(name).null_count for batch in batches for name in required):
+        return [], f"{file}: holds nulls where a value must be ({', '.join(required)})"
     rows = sum(batch.num_rows for batch in batches)
     stored = manifest.stored(file)
     if stored is not None and rows != stored.rows:

@@ -294,3 +294,18 @@ def test_a_phase_that_is_none_counts_as_unknown(tmp_path: Path, model: MoEModel)
     path = save(tmp_path / "t", model, rows, requests)
     assert open_trace(path).phase[4] == Phase.UNKNOWN
     assert validate_trace(path).problems == ["row 4: phase 7 is not 0, 1 or null"]
+
+
+def test_nulls_where_a_value_must_be_are_named(tmp_path: Path, model: MoEModel) -> None:
+    path = save(tmp_path / "t", model, *synthesize_rows(model, 3, requests=1))
+    segment = path / "segments" / "000000.arrows"
+    batch = pa.ipc.open_stream(segment.read_bytes()).read_next_batch()
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    columns["step"] = pa.array([0, None, 1], pa.int64())
+    table = pa.RecordBatch.from_pydict(columns)
+    segment.unlink()
+    with pa.OSFile(str(segment), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_batch(table)
+    trace = open_trace(path)
+    assert trace.tokens == 0
+    assert "segments/000000.arrows: holds nulls where a value must be" in trace.problems[0]
