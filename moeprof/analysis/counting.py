@@ -113,20 +113,11 @@ def expert_load(trace: Trace) -> NDArray[np.int64]:
 
 def _token_groups(trace: Trace) -> tuple[list[str], list[str], NDArray[np.int32]]:
     """Phase and label of every group that has tokens, and [tokens] the group of each."""
-    labels = ["", *(label for label in trace.labels if label)]
-    code = trace.phase.astype(np.int64) * len(labels) + _label_codes(trace, labels)
+    labels = ["", *trace.labels]
+    code = trace.phase.astype(np.int64) * len(labels) + trace.label_code + 1  # -1 is no label
     present, group = np.unique(code, return_inverse=True)
     phases = [PHASE_NAMES[Phase(int(value) // len(labels))] for value in present]
     return phases, [labels[int(value) % len(labels)] for value in present], group.astype(np.int32)
-
-
-def _label_codes(trace: Trace, labels: list[str]) -> NDArray[np.int64]:
-    """[tokens] place of each token's label in `labels`. By number: sorting names costs seconds."""
-    place = {label: code for code, label in enumerate(labels)}
-    known = {request.index: place[request.label or ""] for request in trace.requests}
-    indices, inverse = np.unique(trace.request, return_inverse=True)
-    codes = np.array([known.get(int(index), 0) for index in indices], np.int64)
-    return np.asarray(codes[inverse])
 
 
 def _summed(names: Iterable[str], loads: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
