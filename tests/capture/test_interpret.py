@@ -44,7 +44,7 @@ def test_a_batch_gives_each_request_what_it_would_have_alone(
     rows = len(lengths)
     batch = Batch(10, rows, width, 0.0, (None,) * rows, (EOS,))
     mask = np.array([[column >= width - p for column in range(width)] for p, _ in lengths])
-    interpreter = Interpreter(8, np.dtype(np.uint8), token_ids=False)
+    interpreter = Interpreter(8, token_ids=False)
     taken = []
     for past in range(0, width, chunk):
         part = mask[:, past : past + chunk]
@@ -67,7 +67,7 @@ def test_a_batch_gives_each_request_what_it_would_have_alone(
 
 def test_candidates_of_assisted_decoding_do_not_end_a_row() -> None:
     batch = Batch(0, 1, 3, 0.0, (None,), (EOS,))
-    interpreter = Interpreter(8, np.dtype(np.uint8), token_ids=False)
+    interpreter = Interpreter(8, token_ids=False)
     interpreter.traffic(step(batch, 3, 0))
     assert len(interpreter.traffic(step(batch, 3, 3, token_ids=[[5, EOS, 6]]))) == 3
     assert len(interpreter.traffic(step(batch, 1, 4, token_ids=[[9]]))) == 1
@@ -75,7 +75,7 @@ def test_candidates_of_assisted_decoding_do_not_end_a_row() -> None:
 
 def test_a_batch_that_lost_a_step_is_lost() -> None:
     batch = Batch(0, 1, 3, 0.0, ("a",))
-    interpreter = Interpreter(8, np.dtype(np.uint8), token_ids=False)
+    interpreter = Interpreter(8, token_ids=False)
     interpreter.lose(batch)
     assert interpreter.is_lost(batch)
     (request,) = interpreter.finish(BatchEnd(batch), 0.0)

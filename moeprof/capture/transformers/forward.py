@@ -23,9 +23,25 @@ class Forward:
     columns: int
     device: torch.device
     input_ids: torch.Tensor | None  # [rows, columns]
-    mask: torch.Tensor | None  # [rows, any]; 0 is padding
+    attention_mask: Any  # as it was given
     positions: torch.Tensor | None  # [rows or 1, columns]
     cache: Any  # the past_key_values object
+
+    def padding_mask(self) -> torch.Tensor | None:
+        """[rows, any] truth of "is a token"; None where nothing is said.
+
+        Compilable caches are given 4-D masks, or a dict of them: the last query sees every token
+        under full attention, so its row is the padding mask.
+        """
+        mask = self.attention_mask
+        if isinstance(mask, Mapping):
+            mask = mask.get("full_attention")
+        if mask is None or mask.shape[0] != self.rows:
+            return None
+        if mask.ndim == 4:
+            seen = mask[:, 0, -1, :]
+            return seen == 0 if seen.is_floating_point() else seen
+        return mask if mask.ndim == 2 else None
 
 
 def forward_parameters(model: torch.nn.Module) -> tuple[str, ...]:
@@ -53,7 +69,7 @@ def read_forward(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[st
         columns=columns,
         device=tokens.device,
         input_ids=ids if ids is not None and ids.shape == (rows, columns) else None,
-        mask=_padding_mask(given.get("attention_mask"), rows),
+        attention_mask=given.get("attention_mask"),
         positions=_flat_positions(given.get("position_ids"), rows, columns),
         cache=given.get("past_key_values"),
     )
@@ -73,24 +89,6 @@ def cache_in_output(output: Any) -> Any:
     if isinstance(output, tuple | list):
         return next((item for item in output if hasattr(item, "get_seq_length")), None)
     return getattr(output, "past_key_values", None)
-
-
-def _padding_mask(mask: Any, rows: int) -> Any:
-    """[rows, columns] truth of "is a token"; None where nothing is said.
-
-    Compilable caches are given 4-D masks, or a dict of them: the last query sees every token
-    under full attention, so its row is the padding mask.
-    """
-    if isinstance(mask, Mapping):
-        mask = mask.get("full_attention")
-    if mask is None or mask.shape[0] != rows:
-        return None
-    if mask.ndim == 2:
-        return mask
-    if mask.ndim == 4:
-        seen = mask[:, 0, -1, :]
-        return seen == 0 if seen.is_floating_point() else seen
-    return None
 
 
 def _flat_positions(positions: Any, rows: int, columns: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -39,37 +38,6 @@ def count_new_tokens(call: GenerateCall, output: Any) -> int | None:
     if prompt is None:
         prompt = call.stream.batch.prompt_width
     return max(0, int(sequences.shape[1]) - prompt)
-
-
-def wrap_generate(
-    model: torch.nn.Module, around: Callable[[Callable[..., Any], Any, Any], Any]
-) -> Callable[[], None]:
-    """Let `around(generate, args, kwargs)` stand for `model.generate`; returns what restores it.
-
-    Only the instance changes, and it is left as it was found.
-    """
-    original = getattr(model, "generate", None)
-    if not callable(original):
-        return lambda: None
-    instance = vars(model)
-    missing = object()
-    before = instance.get("generate", missing)
-
-    @functools.wraps(original)
-    def generate(*args: Any, **kwargs: Any) -> Any:
-        return around(original, args, kwargs)
-
-    instance["generate"] = generate
-
-    def restore() -> None:
-        if instance.get("generate") is not generate:
-            return  # someone else replaced it meanwhile: theirs stays
-        if before is missing:
-            del instance["generate"]
-        else:
-            instance["generate"] = before
-
-    return restore
 
 
 def _stop_ids(model: torch.nn.Module, given: dict[str, Any]) -> tuple[int, ...]:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.capture.recorder import HostCopy, Routing
-from moeprof.capture.transformers.step import Batch, BatchEnd, Step
+from moeprof.capture.recorder import Routing
+from moeprof.capture.transformers.step import Batch, BatchEnd, PackedStep, Step
 from moeprof.trace.rows import Phase, Request, TokenRows
+from moeprof.trace.schema import expert_dtype
 
 NO_TOKEN_ID = -1  # the step came as embeddings
 
@@ -33,6 +34,7 @@ class Progress:
     done: NDArray[np.bool_]  # [rows] an end-of-sequence token was fed back
     prompt_tokens: NDArray[np.int64]  # [rows]
     length: NDArray[np.int64]  # [rows] tokens of the sequence that were routed or cached
+    offset: NDArray[np.int64]  # [rows] what the model's position ids are ahead of the places
     prompt_complete: bool = False
     lost: bool = False  # a step went by unseen: later ones cannot be placed
 
@@ -40,14 +42,15 @@ class Progress:
     def start(cls, batch: Batch) -> Progress:
         """Of a batch none of which was seen yet."""
         zeros = np.zeros(batch.rows, np.int64)
-        return cls(batch, zeros.copy(), zeros.astype(bool), zeros.copy(), zeros.copy())
+        done = zeros.astype(bool)
+        return cls(batch, zeros, done, zeros.copy(), zeros.copy(), zeros.copy())
 
 
 @dataclass(frozen=True)
 class Traffic:
     """The tokens of one step that are traffic. n of them, among rows x columns."""
 
-    live: NDArray[np.bool_]  # [rows, columns]
+    live: NDArray[np.bool_]  # [T] of the step, padding included
     request: NDArray[np.int32]  # [n]
     position: NDArray[np.int32]  # [n]
     phase: NDArray[np.int8]  # [n] of Phase
@@ -58,11 +61,11 @@ class Traffic:
 
 
 class Interpreter:
-    """Follows batches from step to step. `experts` and `expert_dtype` are those of the trace."""
+    """Follows batches from step to step. `experts` is the trace's number of experts."""
 
-    def __init__(self, experts: int, expert_dtype: np.dtype[Any], *, token_ids: bool) -> None:
+    def __init__(self, experts: int, *, token_ids: bool) -> None:
         self._experts = experts
-        self._dtype = expert_dtype
+        self._dtype = expert_dtype(experts)
         self._token_ids = token_ids
         self._progress: dict[int, Progress] = {}
 
@@ -77,7 +80,7 @@ class Interpreter:
         place = (step.past - padding)[:, None] + np.cumsum(mask, axis=1) - 1
         column = step.past + np.arange(columns)
         prefill = np.broadcast_to(column < step.batch.prompt_width, (rows, columns))
-        token_id = _grid(step.token_ids, rows, columns, NO_TOKEN_ID)
+        token_id = _token_ids(step)
         live = mask & ~_done(progress, step, token_id, prefill)[:, None]
 
         progress.padding = padding + (~mask).sum(axis=1)
@@ -85,13 +88,26 @@ class Interpreter:
         _raise_to(progress.length, place, live)
         progress.prompt_complete |= bool(column[-1] + 1 >= step.batch.prompt_width)
         request = step.batch.first_request + np.arange(rows)[:, None]
-        position = place if step.positions is None else step.positions.array()
+        position = _positions(progress, step, place, mask)
         return Traffic(
-            live=live,
+            live=live.reshape(-1),
             request=np.broadcast_to(request, live.shape)[live].astype(np.int32),
             position=np.broadcast_to(position, live.shape)[live].astype(np.int32),
             phase=np.where(prefill, Phase.PREFILL, Phase.DECODE)[live].astype(np.int8),
             token_id=token_id[live].astype(np.int32),
+        )
+
+    def packed_traffic(self, step: PackedStep) -> Traffic:
+        """The traffic of a step whose requests are known; ids follow from its routing."""
+        n = step.tokens
+        total = n if step.routing is None else len(step.routing.token_ids)
+        ids = np.full(n, NO_TOKEN_ID) if step.routing is None else step.routing.token_ids[:n]
+        return Traffic(
+            live=np.arange(total) < n,
+            request=step.request,
+            position=step.position,
+            phase=step.phase,
+            token_id=ids.astype(np.int32),
         )
 
     def rows(self, routing: Routing, step: int, traffic: Traffic) -> TokenRows:
@@ -100,11 +116,9 @@ class Interpreter:
         An id that is no expert's (a router may mask a choice with -1) makes its layer null for
         that token.
         """
-        live = traffic.live.reshape(-1)
-        ids = routing.experts()[live]
-        recorded = np.broadcast_to(np.array(routing.recorded), ids.shape[:2])
-        recorded = recorded & ((ids >= 0) & (ids < self._experts)).all(axis=2)
-        weights = routing.weights()
+        live = traffic.live
+        ids = routing["experts"][live]
+        recorded = routing.recorded & ((ids >= 0) & (ids < self._experts)).all(axis=2)
         return TokenRows(
             step=np.full(len(traffic), step, np.int64),
             request=traffic.request,
@@ -112,7 +126,7 @@ class Interpreter:
             phase=traffic.phase,
             experts=ids.astype(self._dtype),
             recorded=None if recorded.all() else recorded,
-            weights=None if weights is None else weights[live],
+            weights=routing["weights"][live] if "weights" in routing else None,
             token_id=traffic.token_id if self._token_ids else None,
         )
 
@@ -172,8 +186,25 @@ def _done(
     return progress.done
 
 
-def _grid(copy: HostCopy | None, rows: int, columns: int, default: int) -> NDArray[Any]:
-    return np.full((rows, columns), default) if copy is None else copy.array()
+def _token_ids(step: Step) -> NDArray[Any]:
+    """[rows, columns] vocabulary ids, wherever the step holds them."""
+    shape = (step.batch.rows, step.columns)
+    if step.token_ids is not None:
+        return step.token_ids.array()
+    if step.routing is not None and step.has_token_ids:
+        return step.routing.token_ids.reshape(shape)
+    return np.full(shape, NO_TOKEN_ID)
+
+
+def _positions(
+    progress: Progress, step: Step, place: NDArray[Any], mask: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """[rows, columns] where tokens stand: as the model was told, or as it was told last."""
+    if step.positions is None:
+        return place + progress.offset[:, None]
+    positions = np.broadcast_to(step.positions.array(), place.shape)
+    progress.offset = np.where(mask[:, -1], positions[:, -1] - place[:, -1], progress.offset)
+    return positions
 
 
 def _raise_to(length: NDArray[np.int64], place: NDArray[Any], where: NDArray[np.bool_]) -> None:

@@ -39,6 +39,7 @@ class Stream:
     batch: Batch
     cache: Any = None  # a weak reference outside of generate
     columns: int = 0
+    in_generate: bool = False
 
     def holds(self, cache: Any) -> bool:
         """Whether `cache` is this stream's."""
@@ -91,6 +92,17 @@ class RequestTracker:
         if call.stream is not None:
             self._end(BatchEnd(call.stream.batch, new_tokens))
 
+    @property
+    def requests(self) -> int:
+        """Requests so far."""
+        return self._next_request
+
+    def new_request(self, place: int | None) -> tuple[int, str | None]:
+        """Index and label of a request that is followed elsewhere, `place`-th to arrive if known."""
+        index = self._next_request
+        self._next_request += 1
+        return index, self._labels(index if place is None else place, 1)[0]
+
     def _place_in_call(self, call: GenerateCall, forward: Forward) -> tuple[Stream, int]:
         stream = call.stream
         past = self._past(forward.cache, stream)
@@ -101,6 +113,7 @@ class RequestTracker:
         width = _prompt_width(call.prompt_columns, past, forward.columns)
         call.stream = self._start(forward, width, call.arrival, call.stop_ids)
         call.stream.cache = forward.cache
+        call.stream.in_generate = True
         return call.stream, past
 
     def _start(

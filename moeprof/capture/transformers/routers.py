@@ -1,19 +1,16 @@
-"""Finding routers by what they are and what they return, not by the names of their classes.
+"""Finding routers by what they are, not by the names of their classes.
 
 Hooks go to every module that may be the router of a MoE layer, and a hook believes a module only
-once it has returned `(logits, weights [tokens, k], ids [tokens, k] of integers)`, possibly with
-more behind, as nearly all routers of transformers 5 do. Where a layer's router returns something
-else, its experts module is asked instead: it is called with `(hidden, ids, weights)`. The ids are
-recorded as returned, never recomputed from logits, which in many models (MiniMax-M3) lack the
-bias that the choice was made with.
+once `readers` finds ids in what it returned. Where a layer's router returns something else, its
+experts module is asked instead: it is called with them. docs/families.md lists what that finds.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moeprof.errors import InputError
 
@@ -25,6 +22,8 @@ OTHER_TOWERS = ("vision", "visual", "audio")
 
 # Model types whose routers return ids that do not mean what they say.
 UNFAITHFUL = {
+    "longcat_flash": "its router also chooses experts that compute nothing, and a trace has no "
+    "number for those",
     "zaya": "its router writes expert 0 where a token skips the experts",
 }
 
@@ -37,9 +36,6 @@ class RouterSite:
     path: str
     module: torch.nn.Module
     asks_experts: bool  # a hook before the experts module, used where no router speaks
-
-
-Routed = tuple["torch.Tensor", "torch.Tensor"]  # ids, weights: both [tokens, k]
 
 
 def find_router_sites(
@@ -74,32 +70,6 @@ def find_router_sites(
     return {layer: sorted(found[layer], key=lambda s: s.asks_experts) for layer in sorted(found)}
 
 
-def routing_in_output(output: Any, top_k: int) -> Routed | None:
-    """Ids and weights in what a router returned, each `[tokens, k]`, or None."""
-    if not isinstance(output, tuple | list) or len(output) < 3:
-        return None
-    return _as_routed(output[2], output[1], top_k)
-
-
-def routing_in_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any], top_k: int) -> Any:
-    """Ids and weights in what an experts module was called with, each `[tokens, k]`, or None."""
-    values = [*args, *kwargs.values()]
-    return _as_routed(values[1], values[2], top_k) if len(values) >= 3 else None
-
-
-def _as_routed(ids: Any, weights: Any, top_k: int) -> Routed | None:
-    import torch
-
-    if not isinstance(ids, torch.Tensor) or not isinstance(weights, torch.Tensor):
-        return None
-    whole = ids.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
-    if not whole or not weights.is_floating_point() or ids.shape != weights.shape:
-        return None
-    if ids.ndim < 2 or ids.shape[-1] != top_k:
-        return None
-    return ids.reshape(-1, top_k), weights.reshape(-1, top_k)
-
-
 def _place(path: str) -> tuple[str, int]:
     """The tower that `path` is in and its layer, -1 if it is in none."""
     match = re.match(r"(?:(.*?)\.)?(\d+)\.", path)
@@ -107,9 +77,14 @@ def _place(path: str) -> tuple[str, int]:
 
 
 def _may_route(path: str, module: torch.nn.Module, experts: int) -> bool:
-    """Named like a router, or with a matrix of one row an expert, and not one expert's own."""
+    """Named like a router, or with a matrix of one row an expert, and not one expert's own.
+
+    Experts that are rows of an embedding (Doge) have no router that tells of them.
+    """
+    import torch
+
     parts = path.split(".")
-    if "experts" in parts:
+    if "experts" in parts or isinstance(module, torch.nn.Embedding):
         return False
     if parts[-1] in ROUTER_NAMES:
         return True

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from moeprof.capture.drain import Drain
-from moeprof.capture.failure import FailureLatch, logger
-from moeprof.capture.recorder import HostCopy, Routing, RoutingRecorder, copy_to_host
+from moeprof.capture.drain import ITEM_BYTES
+from moeprof.capture.failure import logger
+from moeprof.capture.pipeline import Pipeline
+from moeprof.capture.recorder import HostCopy, Routing, RoutingRecorder, Written, copy_to_host
+from moeprof.capture.sink import BEHIND, FAILED
 from moeprof.capture.transformers.forward import Forward, PackedBatchError, read_forward
 from moeprof.capture.transformers.generation import count_new_tokens, read_generate_call
-from moeprof.capture.transformers.requests import Labeller, RequestTracker, Stream
-from moeprof.capture.transformers.routers import Routed
-from moeprof.capture.transformers.sink import BEHIND, FAILED, NO_ROUTER
-from moeprof.capture.transformers.step import Batch, Lost, Step
+from moeprof.capture.transformers.requests import RequestTracker, Stream
+from moeprof.capture.transformers.step import Batch, Lost, PackedStep, Step
+from moeprof.capture.transformers.steps import NO_ROUTER
+from moeprof.trace.rows import Request
 
 if TYPE_CHECKING:
     import torch
@@ -25,15 +27,23 @@ if TYPE_CHECKING:
 FORWARD_RAISED = "the forward raised"
 OUTSIDE = "routed outside a forward of the recorded model"
 PACKED = "several sequences packed in one row"
+TOO_LARGE = "the step is larger than the buffer that a CUDA graph writes"
+
+WARNINGS = {
+    NO_ROUTER: (
+        "no router spoke during a forward. A model that was compiled before recording began never "
+        "calls our hooks: start recording first, or call torch.compiler.reset() before it"
+    ),
+}
 
 
 @dataclass(frozen=True)
 class OpenStep:
     """A forward that has begun."""
 
-    forward: Forward
-    stream: Stream
-    step: Step  # without its routing
+    step: Step | PackedStep  # without its routing
+    forward: Forward | None = None  # None for a packed step
+    stream: Stream | None = None
 
 
 class CaptureSession:
@@ -43,17 +53,15 @@ class CaptureSession:
     """
 
     def __init__(
-        self,
-        recorder: RoutingRecorder,
-        drain: Drain,
-        latch: FailureLatch,
-        labels: Labeller,
-        max_pending_bytes: int,
+        self, pipeline: Pipeline, recorder: RoutingRecorder, max_pending_bytes: int
     ) -> None:
+        self.bounded = False  # a step was opened outside the model, whose own hooks stand back
+        self.forwards = 0
         self._recorder = recorder
-        self._drain = drain
-        self._latch = latch
-        self._tracker = RequestTracker(labels, drain.offer)
+        self._drain = pipeline.drain
+        self._latch = pipeline.latch
+        pipeline.recording.count_unsent(lambda: self.unsent_drops)
+        self._tracker = RequestTracker(pipeline.recording.labels_of, self._drain.offer)
         # Routing leaves this much of the bound to metadata, so that what is dropped is counted.
         self._reserve = max_pending_bytes // 8
         self._steps = 0
@@ -71,31 +79,65 @@ class CaptureSession:
 
     def begin(self, names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A forward of the model begins; its positional parameters are `names`."""
-        if self._is_second_thread():
-            self._lose(_count_tokens(args, kwargs), FAILED)
-            return
+        self._begin(lambda: read_forward(names, args, kwargs), lambda: count_tokens(args, kwargs))
+
+    def begin_traced(self, forward: Forward) -> None:
+        """The same from inside compiled code."""
+        if not self.bounded:
+            self._begin(lambda: forward, lambda: forward.rows * forward.columns)
+
+    def begin_packed(self, read: Callable[[int], tuple[PackedStep, int]], stream: Any) -> None:
+        """A packed forward begins on `stream`: `read(index)` gives it and its tokens with padding."""
+        self.forwards += 1
         try:
             self._abandon_open_step()
-            self._skipping = False
-            self._open = self._read_step(read_forward(names, args, kwargs))
+            step, tokens = read(self._next_index())
+            self._open = OpenStep(step)
             if not self._latch.tripped:
-                self._recorder.begin(self._open.step.tokens)
-        except PackedBatchError:
-            self._skipping = True
-            self._lose(_count_tokens(args, kwargs), PACKED)
+                with on_stream(stream):
+                    self._reserve_rows(tokens, None)
         except Exception as error:
-            self._latch.trip(error, "reading the arguments of a forward")
-            if self._open is None:
-                self._lose(_count_tokens(args, kwargs), FAILED)
+            self._latch.trip(error, "reading a packed batch")
 
-    def route(self, slot: int, routed: Routed) -> None:
-        """The router of layer `slot` returned `routed`, or part of it."""
+    def end_packed(self, token_ids: torch.Tensor, stream: Any) -> None:
+        """The packed forward was launched on `stream`."""
+        with on_stream(stream):
+            if self._recorder.active and not self._latch.tripped:
+                try:
+                    self._recorder.write_token_ids(token_ids)
+                except Exception as error:
+                    self._latch.trip(error, "ending a step")
+            self.end(None)
+
+    @property
+    def requests(self) -> int:
+        """Requests so far."""
+        return self._tracker.requests
+
+    def new_request(self, place: int | None) -> tuple[int, str | None]:
+        """Index and label of one more request, the `place`-th to arrive if that is known."""
+        return self._tracker.new_request(place)
+
+    def put_request(self, request: Request) -> None:
+        """What is known of a request."""
+        self._drain.offer(request)
+
+    def route(self, slot: int, written: Written) -> None:
+        """The router of layer `slot` returned `written`, or part of it."""
         if self._latch.tripped:
             return
-        if self._recorder.active:
-            self._recorder.write(slot, *routed)
-        elif slot == 0 and not self._skipping:
-            self._lose(int(routed[0].shape[0]), OUTSIDE)
+        if self._recorder.active or self._recorder.capturing:
+            self._recorder.write(slot, written)
+        elif slot == 0 and not self._skipping and self._open is None:
+            self._lose(int(written.experts.shape[0]), OUTSIDE)
+
+    def captured(self) -> bool:
+        """Whether a CUDA graph is being captured: then this forward is no step."""
+        if not self._recorder.capturing:
+            return False
+        if not self._latch.tripped:
+            self._recorder.prepare_capture()
+        return True
 
     def fail(self, error: Exception, doing: str) -> None:
         """`doing` failed: record nothing more."""
@@ -107,14 +149,49 @@ class CaptureSession:
         if opened is None:
             return
         try:
-            self._submit(opened.step, self._finish_routing())
+            self._submit(opened, self._finish_routing())
         except Exception as error:
             self._latch.trip(error, "ending a step")
             self._lose(opened.step.tokens, FAILED)
+        if opened.stream is None or opened.forward is None or isinstance(opened.step, PackedStep):
+            return
         try:
             self._tracker.advance(opened.stream, opened.step.past, opened.forward, output)
         except Exception as error:
             self._latch.trip(error, "following the requests")
+
+    def around_forward(
+        self,
+        names: Sequence[str],
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """`call(*args, **kwargs)`, a compiled forward of the model, as one step."""
+        self.begin(names, args, kwargs)
+        with self.boundary():
+            output = call(*args, **kwargs)
+        self.end(output)
+        return output
+
+    @contextlib.contextmanager
+    def boundary(self) -> Iterator[None]:
+        """While open, the step is the caller's: the model's own hooks open and close none."""
+        self.bounded = True
+        try:
+            yield
+        finally:
+            self.bounded = False
+
+    @contextlib.contextmanager
+    def ignoring(self, really: bool) -> Iterator[None]:
+        """While open, forwards of the model are no traffic, if `really`."""
+        skipping, self._skipping = self._skipping, self._skipping or really
+        bounded, self.bounded = self.bounded, self.bounded or really
+        try:
+            yield
+        finally:
+            self._skipping, self.bounded = skipping, bounded
 
     def around_generate(
         self, model: torch.nn.Module, generate: Callable[..., Any], args: Any, kwargs: Any
@@ -140,8 +217,38 @@ class CaptureSession:
         try:
             self._abandon_open_step()
             self._send_lost()
+            if not self.forwards:
+                logger.warning(
+                    "no forward of the model was seen while it was recorded. If it ran, it was "
+                    "compiled before recording began: start recording first, or call "
+                    "torch.compiler.reset() before it"
+                )
         except Exception as error:
             self._latch.trip(error, "ending the recording")
+
+    def _begin(self, read: Callable[[], Forward], count: Callable[[], int]) -> None:
+        self.forwards += 1
+        if self._is_second_thread():
+            self._lose(count(), FAILED)
+            return
+        try:
+            self._abandon_open_step()
+            self._skipping = False
+            forward = read()
+            self._open = self._read_step(forward)
+            if not self._latch.tripped:
+                self._reserve_rows(self._open.step.tokens, forward.input_ids)
+        except PackedBatchError:
+            self._skipping = True
+            self._lose(count(), PACKED)
+        except Exception as error:
+            self._latch.trip(error, "reading the arguments of a forward")
+            if self._open is None:
+                self._lose(count(), FAILED)
+
+    def _reserve_rows(self, tokens: int, token_ids: torch.Tensor | None) -> None:
+        if not self._recorder.begin(tokens, token_ids):
+            self._warn_once(TOO_LARGE)
 
     def _is_second_thread(self) -> bool:
         """Two threads in one model at a time would mix their steps: no recording beats a false one.
@@ -155,26 +262,31 @@ class CaptureSession:
         self._thread = thread
         return False
 
+    def _next_index(self) -> int:
+        self._steps += 1
+        return self._steps - 1
+
     def _read_step(self, forward: Forward) -> OpenStep:
         stream, past = self._tracker.place(forward)
+        # After its prompt, `generate` adds columns that are no padding, at the next positions.
+        says_more = not stream.in_generate or past < stream.batch.prompt_width
         step = Step(
-            index=self._steps,
+            index=self._next_index(),
             batch=stream.batch,
             columns=forward.columns,
             past=past,
-            mask=_copy_mask(forward, past, whole=stream.columns == 0),
-            positions=_copy(forward.positions),
-            token_ids=_copy(forward.input_ids),
+            mask=_copy_mask(forward, past, whole=stream.columns == 0) if says_more else None,
+            positions=_copy(forward.positions) if says_more else None,
+            has_token_ids=forward.input_ids is not None,
             recomputes=forward.cache is None,
         )
-        self._steps += 1
-        return OpenStep(forward, stream, step)
+        return OpenStep(step, forward, stream)
 
     def _finish_routing(self) -> Routing | None:
         """The step's routing on its way to the host; None if there is no use for it."""
         if self._latch.tripped or not self._recorder.active:
             return None
-        if not self._recorder.any_written:
+        if not self._recorder.any_written and not self._recorder.frozen:
             self._warn_once(NO_ROUTER)
         try:
             return self._recorder.end()
@@ -187,21 +299,27 @@ class CaptureSession:
         opened, self._open = self._open, None
         if opened is not None:
             self._recorder.abandon()
-            self._submit(opened.step, None, FORWARD_RAISED)
+            self._submit(opened, None, FORWARD_RAISED)
 
-    def _submit(self, step: Step, routing: Routing | None, reason: str = FAILED) -> None:
+    def _submit(self, opened: OpenStep, routing: Routing | None, reason: str = FAILED) -> None:
         """Queue the step with its routing; without, if that is too much; or only its number."""
         self._send_lost()
+        step = opened.step
         if routing is not None:
-            size = routing.nbytes + step.metadata_bytes
             whole = replace(step, routing=routing)
-            if self._drain.offer(whole, size, reserve=self._reserve):
+            if self._drain.offer(whole, ITEM_BYTES + whole.nbytes, reserve=self._reserve):
                 return
             reason = BEHIND
             self._warn_once(BEHIND)
+        elif not self._latch.tripped and reason == FAILED:
+            reason = TOO_LARGE
         counted = replace(step, drop_reason=reason)
-        if not self._drain.offer(counted, max(1, step.metadata_bytes)):
-            self._unsent_batches[step.batch.first_request] = step.batch
+        if isinstance(counted, Step) and opened.forward is not None:
+            # The ids stand in the routing otherwise; they tell which rows are done.
+            counted = replace(counted, token_ids=_copy(opened.forward.input_ids))
+        if not self._drain.offer(counted, ITEM_BYTES + counted.nbytes):
+            if isinstance(step, Step):
+                self._unsent_batches[step.batch.first_request] = step.batch
             self._lose(step.tokens, reason)
 
     def _lose(self, tokens: int, reason: str) -> None:
@@ -212,6 +330,8 @@ class CaptureSession:
 
     def _send_lost(self) -> None:
         """Tell the writer thread of what was lost, before any later step."""
+        if not self._unsent:
+            return
         batches = tuple(self._unsent_batches.values())
         for reason, tokens in self._unsent.items():
             self._drain.offer(Lost(tokens, reason, batches))
@@ -221,7 +341,15 @@ class CaptureSession:
     def _warn_once(self, reason: str) -> None:
         if reason not in self._warned:
             self._warned.add(reason)
-            logger.warning("tokens are not being recorded: %s; they are counted as dropped", reason)
+            why = WARNINGS.get(reason, reason)
+            logger.warning("tokens are not being recorded: %s; they are counted as dropped", why)
+
+
+def on_stream(stream: Any) -> Any:
+    """A context in which work goes to `stream`, or where it went, if that is None."""
+    import torch
+
+    return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
 def _copy(tensor: torch.Tensor | None) -> HostCopy | None:
@@ -230,7 +358,7 @@ def _copy(tensor: torch.Tensor | None) -> HostCopy | None:
 
 def _copy_mask(forward: Forward, past: int, *, whole: bool) -> HostCopy | None:
     """The mask of the new columns; on a stream's first forward of the cached ones as well."""
-    mask = forward.mask
+    mask = forward.padding_mask()
     if mask is None:
         return None
     if mask.shape[1] >= past + forward.columns:
@@ -238,7 +366,7 @@ def _copy_mask(forward: Forward, past: int, *, whole: bool) -> HostCopy | None:
     return copy_to_host(mask) if mask.shape[1] == forward.columns else None
 
 
-def _count_tokens(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+def count_tokens(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
     """Tokens of a forward that could not be read, padding included; 0 if there is no telling."""
     for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args):
         shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))

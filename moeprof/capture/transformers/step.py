@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moeprof.capture.recorder import HostCopy, Routing
 
 
@@ -24,7 +27,7 @@ class Step:
     """One forward pass over `batch.rows` rows of `columns` tokens each, T = rows x columns.
 
     `past` columns are in the cache already. `routing` is None where the step is only counted,
-    for `drop_reason`. The three copies are small, and are what tells traffic from padding.
+    for `drop_reason`. The mask and the positions are given where they say something new.
     """
 
     index: int
@@ -33,7 +36,8 @@ class Step:
     past: int
     mask: HostCopy | None = None  # [rows, past + columns] or [rows, columns]; 0 is padding
     positions: HostCopy | None = None  # [rows or 1, columns]
-    token_ids: HostCopy | None = None  # [rows, columns]
+    token_ids: HostCopy | None = None  # [rows, columns], where there is no routing to hold them
+    has_token_ids: bool = False  # does `routing` hold them?
     recomputes: bool = False  # no cache: the rows hold the whole sequence every time
     routing: Routing | None = None
     drop_reason: str = ""
@@ -44,10 +48,36 @@ class Step:
         return self.batch.rows * self.columns
 
     @property
-    def metadata_bytes(self) -> int:
-        """Size of the three copies."""
-        copies = (self.mask, self.positions, self.token_ids)
+    def nbytes(self) -> int:
+        """Size of what it holds."""
+        copies = (self.mask, self.positions, self.token_ids, self.routing)
         return sum(copy.nbytes for copy in copies if copy is not None)
+
+
+@dataclass(frozen=True)
+class PackedStep:
+    """One forward pass over tokens of many requests in one row, as continuous batching runs it.
+
+    n tokens of traffic come first among the T that were routed; padding may follow.
+    """
+
+    index: int
+    request: NDArray[np.int32]  # [n]
+    position: NDArray[np.int32]  # [n]
+    phase: NDArray[np.int8]  # [n]
+    routing: Routing | None = None
+    drop_reason: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """n."""
+        return len(self.request)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of what it holds."""
+        own = self.request.nbytes + self.position.nbytes + self.phase.nbytes
+        return own + (self.routing.nbytes if self.routing is not None else 0)
 
 
 @dataclass(frozen=True)
