@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from moeprof.analysis import analyze_load, analyze_specialization
+    from moeprof.analysis import analyze_load, analyze_specialization, sampling_error
     from moeprof.cache import lru_curve
     from moeprof.capture import capture_transformers, record
     from moeprof.demo import run_demo
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Trace,
         TraceWriter,
         describe_trace,
+        merge_traces,
         open_trace,
         synthesize_rows,
         validate_trace,
@@ -59,11 +60,13 @@ _HOMES = {
     "load_hardware": "hardware",
     "load_model": "model",
     "lru_curve": "cache",
+    "merge_traces": "trace",
     "open_trace": "trace",
     "project_deployment": "projection",
     "project_memory": "projection",
     "record": "capture",
     "run_demo": "demo",
+    "sampling_error": "analysis",
     "synthesize_rows": "trace",
     "validate_trace": "trace",
     "write_counts": "trace",
@@ -90,11 +93,13 @@ __all__ = [
     "load_hardware",
     "load_model",
     "lru_curve",
+    "merge_traces",
     "open_trace",
     "project_deployment",
     "project_memory",
     "record",
     "run_demo",
+    "sampling_error",
     "synthesize_rows",
     "validate_trace",
     "write_counts",

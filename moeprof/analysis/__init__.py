@@ -1,14 +1,18 @@
-"""Pure functions from a trace to a result: load, specialization."""
+"""Pure functions from a trace to a result: load, specialization, sampling error."""
 
 from moeprof.analysis.counting import expert_load
 from moeprof.analysis.load import LayerLoad, LoadResult, analyze_load
+from moeprof.analysis.sampling import LayerSamplingError, SamplingError, sampling_error
 from moeprof.analysis.specialization import SpecializationResult, analyze_specialization
 
 __all__ = [
     "LayerLoad",
+    "LayerSamplingError",
     "LoadResult",
+    "SamplingError",
     "SpecializationResult",
     "analyze_load",
     "analyze_specialization",
     "expert_load",
+    "sampling_error",
 ]

@@ -1,4 +1,4 @@
-"""Our own errors stay with us: the first one switches recording off and is logged, once."""
+"""What switches recording off: its end, or the first error of ours, which is logged, once."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ class FailureLatch:
 
     def __init__(self) -> None:
         self.message: str | None = None
+        self.ended = False  # as planned: what comes now is outside of the recording
 
     @property
     def tripped(self) -> bool:
         """Whether recording has been switched off."""
-        return self.message is not None
+        return self.ended or self.message is not None
+
+    def end(self) -> None:
+        """Switch recording off because it has reached its end."""
+        self.ended = True
 
     def trip(self, error: BaseException, doing: str) -> None:
         """Switch recording off because `doing` failed. The message never quotes the error's
         arguments, which may hold text of a prompt.
         """
-        if self.message is None:
+        if not self.tripped:
             self.message = f"recording stopped: {doing} failed: {_describe(error)}"
             logger.error("%s; the model goes on unrecorded", self.message)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,7 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from moeprof.capture.drain import Drain
-from moeprof.capture.failure import FailureLatch
+from moeprof.capture.failure import FailureLatch, logger
+from moeprof.capture.limits import Limits
 from moeprof.capture.recording import Recording
 from moeprof.capture.sink import TraceSink
 from moeprof.capture.telemetry import TelemetrySampler
@@ -17,6 +20,7 @@ from moeprof.errors import InputError
 from moeprof.trace import TelemetrySample, TraceWriter
 
 MAX_PENDING_BYTES = 256 << 20
+END = object()  # in the queue: what comes behind it is outside of the recording
 
 _being_written: set[Path] = set()
 
@@ -24,8 +28,8 @@ _being_written: set[Path] = set()
 class Handler(Protocol):
     """Turns an engine's items into rows for the sink, in the writer thread. Never raises."""
 
-    def handle(self, item: Any) -> None:
-        """One item that the engine's hooks offered."""
+    def handle(self, items: Sequence[Any]) -> None:
+        """Items that the engine's hooks offered, in order."""
 
     def finish(self) -> None:
         """Nothing more will come."""
@@ -49,6 +53,7 @@ def open_pipeline(
     *,
     labels: str | Sequence[str | None] | None,
     max_pending_bytes: int,
+    limits: Limits,
 ) -> Iterator[Pipeline]:
     """Everything between an engine's hooks and the trace at `path`, until the context ends.
 
@@ -58,17 +63,38 @@ def open_pipeline(
         _claim(stack, Path(path).absolute())
         writer = open_writer()
         latch = FailureLatch()
-        sink = TraceSink(writer, latch)
-        stack.callback(sink.close)
+        sink = TraceSink(writer, latch, limits.sampler)
+        _at_end(stack, sink.close)
         handler = make_handler(sink, latch)
-        stack.callback(handler.finish)
+        _at_end(stack, handler.finish)
         drain = Drain(_dispatch(sink, handler), sink.tick, max_pending_bytes)
-        stack.callback(drain.close)
-        sampler = TelemetrySampler(drain.offer, writer.clock_base)
-        stack.callback(sampler.stop)
-        sampler.start()
+        _at_end(stack, drain.close)
+        telemetry = TelemetrySampler(drain.offer, writer.clock_base)
+        _at_end(stack, telemetry.stop)
+        telemetry.start()
+        if limits.duration_s is not None:
+            _end_after(stack, limits.duration_s, drain)
         recording = Recording(writer.path, sink.counts, latch, labels)
         yield Pipeline(drain, latch, recording, writer.clock_base)
+
+
+def _at_end(stack: ExitStack, action: Callable[[], object]) -> None:
+    """Let `stack` run `action`, but not in a process forked meanwhile: the trace is not its own."""
+    owner = os.getpid()
+    stack.callback(lambda: action() if os.getpid() == owner else None)
+
+
+def _end_after(stack: ExitStack, seconds: float, drain: Drain) -> None:
+    """The recording's end, in its place among what the hooks offer."""
+
+    def end() -> None:
+        drain.offer(END)
+        logger.info("the recording ends after %g s, as asked; the model goes on", seconds)
+
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), end)
+    timer.daemon = True
+    timer.start()
+    stack.callback(timer.cancel)
 
 
 def _claim(stack: ExitStack, path: Path) -> None:
@@ -79,11 +105,19 @@ def _claim(stack: ExitStack, path: Path) -> None:
     stack.callback(_being_written.discard, path)
 
 
-def _dispatch(sink: TraceSink, handler: Handler) -> Callable[[Any], None]:
-    def handle(item: Any) -> None:
-        if isinstance(item, TelemetrySample):
-            sink.put_telemetry(item)
-        else:
-            handler.handle(item)
+def _dispatch(sink: TraceSink, handler: Handler) -> Callable[[Sequence[Any]], None]:
+    def handle(items: Sequence[Any]) -> None:
+        steps: list[Any] = []
+        for item in items:
+            if isinstance(item, TelemetrySample):
+                sink.put_telemetry(item)
+            elif item is END:
+                handler.handle(steps)
+                handler.finish()
+                sink.end()
+                steps = []
+            else:
+                steps.append(item)
+        handler.handle(steps)
 
     return handle

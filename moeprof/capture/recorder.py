@@ -1,7 +1,7 @@
 """The device side: fixed buffers that router hooks write, and one copy-out a step.
 
 Nothing here waits for the device: the copy of a step runs on a stream of its own into pinned
-memory, and whoever reads a `HostCopy`, the writer thread, waits for its event. A buffer grows
+memory, and whoever reads the copy, the writer thread, waits for its event. A buffer grows
 only between steps, and never once a CUDA graph writes it, so that its address stands still.
 
 Which layers were recorded is read from the rows themselves, not remembered by the code that wrote
@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple
 
 from moeprof.capture.layout import UNWRITTEN, Layout
+from moeprof.capture.routing import Part, Routing, copy_to_host
 
 if TYPE_CHECKING:
     import torch
@@ -37,85 +34,6 @@ class Written(NamedTuple):
     next_weights: torch.Tensor | None = None  # [n, k]
 
 
-class HostCopy:
-    """A tensor in host memory whose copy may still be under way."""
-
-    def __init__(self, tensor: torch.Tensor, done: torch.cuda.Event | None = None) -> None:
-        self._tensor = tensor
-        self._done = done
-        self.nbytes: int = int(tensor.numel()) * int(tensor.element_size())
-
-    def array(self) -> NDArray[Any]:
-        """The values; waits for the copy."""
-        if self._done is not None:
-            self._done.synchronize()
-        return np.asarray(self._tensor.numpy())
-
-
-def copy_to_host(source: torch.Tensor) -> HostCopy:
-    """Start copying `source` on the current stream; later writes to `source` do no harm.
-
-    On CUDA the copy is asynchronous. Other accelerators have no pinned copies: it is immediate.
-    """
-    import torch
-
-    source = source.detach()
-    if source.device.type != "cuda":
-        # numpy is called without a lock around it, and makes no autograd history
-        return HostCopy(source.to("cpu", copy=True))
-    target = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
-    target.copy_(source.contiguous(), non_blocking=True)
-    done = torch.cuda.Event(blocking=True)  # the writer thread sleeps until then
-    done.record(torch.cuda.current_stream(source.device))
-    return HostCopy(target, done)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of one device, on their way to the host."""
-
-    slots: tuple[int, ...]  # which of the recorded layers it holds, in order
-    layout: Layout
-    copy: HostCopy
-
-
-@dataclass(frozen=True)
-class Routing:
-    """What the routers of one step returned. T tokens with padding, L layers, k experts."""
-
-    parts: tuple[Part, ...]
-    nbytes: int
-
-    @cached_property
-    def _arrays(self) -> list[dict[str, NDArray[Any]]]:
-        return [part.layout.arrays(part.copy.array()) for part in self.parts]
-
-    @property
-    def token_ids(self) -> NDArray[np.int32]:
-        """[T] vocabulary ids; meaningless where the step came as embeddings."""
-        ids: NDArray[np.int32] = self._arrays[0]["token_id"][:, 0]
-        return ids
-
-    @cached_property
-    def recorded(self) -> NDArray[np.bool_]:
-        """[L] whether a layer's router gave exactly one row a token."""
-        return np.asarray((self["experts"][:, :, 0] != UNWRITTEN).all(axis=0))
-
-    def __contains__(self, field: str) -> bool:
-        return field in self._arrays[0]
-
-    def __getitem__(self, field: str) -> NDArray[Any]:
-        """[T, L, ...] of `field`, meaningless in layers that are not `recorded`.
-
-        Layers that live on several devices are put side by side in order of their slots.
-        """
-        if len(self.parts) == 1:
-            return self._arrays[0][field]
-        order = np.argsort([slot for part in self.parts for slot in part.slots])
-        joined = np.concatenate([arrays[field] for arrays in self._arrays], axis=1)
-        return np.asarray(joined[:, order])
-
-
 class DeviceBuffer:
     """Rows for the layers that live on one device."""
 
@@ -127,9 +45,10 @@ class DeviceBuffer:
         self.layout = replace(layout, layers=len(slots))
         self.frozen = False  # a CUDA graph writes these addresses
         self.capacity = 0
+        self._fields = [i for i, name in enumerate(Written._fields) if name in layout.fields]
         self._rows: torch.Tensor | None = None
-        self._token_id: torch.Tensor | None = None
-        self._columns: list[Written] = []  # views of the rows, one a layer
+        self._step: _Views | None = None  # of the rows of the open step
+        self._all: _Views | None = None
         self._is_cuda = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if self._is_cuda else None
         self._copied: torch.cuda.Event | None = None
@@ -147,40 +66,49 @@ class DeviceBuffer:
             if self.frozen:
                 return False
             self._allocate(tokens)
-        assert self._rows is not None
-        self._rows[:tokens].fill_(UNWRITTEN)
+        if self._step is None or self._step.count != tokens:
+            assert self._rows is not None
+            self._step = _Views.of(self._rows[:tokens], self.layout)
+        self._step.rows.fill_(UNWRITTEN)
         return True
 
     def write_token_ids(self, ids: torch.Tensor) -> None:
         """Vocabulary ids of the step's tokens, of any shape."""
-        if self._token_id is not None:
-            flat = ids.reshape(-1)
-            self._token_id[: flat.shape[0]].copy_(flat, non_blocking=True)
+        assert self._step is not None
+        flat = ids.reshape(-1)
+        self._step.token_id[: flat.shape[0]].copy_(flat, non_blocking=True)
 
     def write(self, column: int, start: int, written: Written) -> None:
         """Rows from `start` of one layer: a copy kernel a field, and nothing else."""
-        stop = start + written.experts.shape[0]
-        views = self._columns[column]
-        for view, values in zip(views, written, strict=True):
-            if view is not None and values is not None:
-                view[start:stop].copy_(values.detach(), non_blocking=True)
+        count = written.experts.shape[0]
+        whole = start == 0 and self._step is not None and count == self._step.count
+        views = self._step if whole else self._all
+        assert views is not None
+        for field in self._fields:
+            values = written[field]
+            if values is not None:
+                view = views.columns[field][column]
+                target = view if whole else view[start : start + count]
+                # Of what carries a gradient, the buffer would have to carry one as well.
+                target.copy_(values.detach() if values.requires_grad else values, non_blocking=True)
 
     def spoil(self, column: int) -> None:
         """This layer gave more rows than the step has tokens: it is not recorded."""
-        self._columns[column].experts[0].fill_(UNWRITTEN)
+        assert self._all is not None
+        self._all.columns[0][column][0].fill_(UNWRITTEN)
 
-    def copy_out(self, tokens: int) -> Part:
-        """Start the copy of the first `tokens` rows to the host."""
+    def copy_out(self) -> Part:
+        """Start the copy of the step's rows to the host."""
         import torch
 
-        if self._rows is None:
+        if self._step is None or self._rows is None:
             raise RuntimeError("copy_out before reserve")
         if self._side is None:
-            return Part(self.slots, self.layout, copy_to_host(self._rows[:tokens]))
+            return Part(self.slots, self.layout, copy_to_host(self._step.rows))
         self._side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._side):
             self._rows.record_stream(self._side)  # the copy may outlive this buffer
-            copy = copy_to_host(self._rows[:tokens])
+            copy = copy_to_host(self._step.rows)
             self._copied = torch.cuda.Event()
             self._copied.record(self._side)
         return Part(self.slots, self.layout, copy)
@@ -194,13 +122,28 @@ class DeviceBuffer:
         with torch.inference_mode(False):
             shape = (self.capacity, self.layout.width)
             self._rows = torch.empty(shape, dtype=torch.int16, device=self.device)
-            views = self.layout.tensors(self._rows)
-            self._token_id = views["token_id"][:, 0]
-            fields = [views[name].unbind(1) if name in views else None for name in Written._fields]
-            self._columns = [
-                Written(*[column[layer] if column else None for column in fields])
-                for layer in range(self.layout.layers)
-            ]
+            self._all = _Views.of(self._rows, self.layout)
+            self._step = None
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Some rows of a buffer, and what stands in them. Made once, because making views takes time."""
+
+    count: int  # n
+    rows: torch.Tensor  # [n, width]
+    token_id: torch.Tensor  # [n]
+    columns: tuple[tuple[torch.Tensor, ...], ...]  # by field of Written, by layer: [n, ...]
+
+    @classmethod
+    def of(cls, rows: torch.Tensor, layout: Layout) -> _Views:
+        """Views of `rows`; writable in and outside of inference mode."""
+        import torch
+
+        with torch.inference_mode(False):
+            views = layout.tensors(rows)
+            columns = [views[name].unbind(1) if name in views else () for name in Written._fields]
+            return cls(int(rows.shape[0]), rows, views["token_id"][:, 0], tuple(columns))
 
 
 class RoutingRecorder:
@@ -274,13 +217,14 @@ class RoutingRecorder:
         start = self._rows[slot]
         rows = written.experts.shape[0]
         limit = buffer.capacity if self._tokens is None else self._tokens
-        buffer.frozen |= self.capturing
+        if self._on_cuda and self.capturing:
+            buffer.frozen = True
         self._rows[slot] = start + rows
         if start + rows > limit:
             buffer.spoil(column)
         else:
             buffer.write(column, start, written)
-        if written.experts.device != buffer.device:
+        if start == 0 and written.experts.device != buffer.device:
             self._devices[slot] = written.experts.device
             self._moved = True
 
@@ -299,8 +243,7 @@ class RoutingRecorder:
         tokens, self._tokens = self._tokens, None
         if tokens is None:
             raise RuntimeError("end before begin")
-        parts = tuple(buffer.copy_out(tokens) for buffer in self._buffers)
-        return Routing(parts, sum(part.copy.nbytes for part in parts))
+        return Routing(tuple(buffer.copy_out() for buffer in self._buffers))
 
     def abandon(self) -> None:
         """Close the step and keep nothing of it."""

@@ -14,10 +14,12 @@ from moeprof.trace import Phase
 
 @dataclass
 class Counts:
-    """Tokens of traffic. Everything seen is in `by_phase` or in `dropped`."""
+    """Tokens of traffic. Everything seen is in exactly one of these."""
 
     by_phase: Counter[Phase] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    sampled_out: int = 0
+    rotated: int = 0
 
     @property
     def recorded(self) -> int:
@@ -81,6 +83,21 @@ class Recording:
     def decode_tokens(self) -> int:
         """Tokens recorded that the model had generated."""
         return self._counts.by_phase[Phase.DECODE]
+
+    @property
+    def sampled_out(self) -> int:
+        """Tokens of requests that the sampler left out; these are not dropped."""
+        return self._counts.sampled_out
+
+    @property
+    def rotated(self) -> int:
+        """Tokens that were recorded and let go to make room; known when recording has ended."""
+        return self._counts.rotated
+
+    @property
+    def ended(self) -> bool:
+        """Whether its time is over: what the model does from then on is not counted either."""
+        return self._latch.ended
 
     @property
     def error(self) -> str | None:

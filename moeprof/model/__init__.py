@@ -1,5 +1,6 @@
 """What the model is: architecture from a config.json, tensors by class, bytes by format."""
 
+from moeprof.model.attention import Attention, Indexer, LinearAttention
 from moeprof.model.description import (
     ModelDescription,
     ModelList,
@@ -8,7 +9,7 @@ from moeprof.model.description import (
 )
 from moeprof.model.formats import FORMATS, WeightFormat, weight_format
 from moeprof.model.loading import load_model
-from moeprof.model.moe_model import Attention, Indexer, MoEModel
+from moeprof.model.moe_model import MoEModel
 from moeprof.model.precision import Precision, load_precision, precision_names, weight_bytes
 from moeprof.model.presets import preset_names
 from moeprof.model.tensors import TENSOR_CLASSES, TensorGroup
@@ -18,6 +19,7 @@ __all__ = [
     "TENSOR_CLASSES",
     "Attention",
     "Indexer",
+    "LinearAttention",
     "MoEModel",
     "ModelDescription",
     "ModelList",

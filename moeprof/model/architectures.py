@@ -8,7 +8,7 @@ parameters are counted, for its biases and norms would be guesses.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moeprof.errors import ModelError
 
@@ -20,22 +20,50 @@ class Architecture:
     qk_norm: str = "none"  # none; per_head: one vector of head_dim; full: all heads at once
     qkv_bias: bool = False  # on queries, keys and values
     output_bias: bool = False  # the output projection has a bias where the others have one
+    query_gate: bool = False  # the query projection also yields a gate on the output
+    latent: bool = False  # multi-head latent attention: keys and values from one short vector
+    linear: bool = False  # gated delta rule in the layers that layer_types calls linear_attention
+    attention_sinks: bool = False  # one learnt logit a head
+    token_indexer: bool = False  # DeepSeek's indexer, which chooses tokens; else M3's, blocks
     router_bias: bool = False  # one number an expert, added to scores or used to select
     expert_bias: bool = False  # on both projections of every expert
     shared_gate: bool = False  # a gate of width one before the shared expert
-    attention_sinks: bool = False  # one learnt logit a head
-    vision: bool = False  # the CLIP-like tower and two-step projector of MiniMax-M3
+    vision: str = ""  # the tower, a name in `vision_tensors`
+    prediction: str = ""  # multi-token prediction: shared, or copies of embedding and head
 
 
-_M3_TEXT = Architecture(qk_norm="per_head", router_bias=True)
+_M3 = Architecture(qk_norm="per_head", router_bias=True)
+_DEEPSEEK = Architecture(latent=True, router_bias=True, prediction="copies")
+_SPARSE_DEEPSEEK = replace(_DEEPSEEK, token_indexer=True)
+# GLM-4.5 repeats embedding and head beside its prediction module, GLM-4.6 and later do not; their
+# configurations say nothing of it (https://github.com/vllm-project/vllm/pull/27597).
+_QWEN3 = Architecture(qk_norm="per_head", output_bias=True)
+_QWEN3_NEXT = replace(_QWEN3, query_gate=True, linear=True, shared_gate=True, prediction="shared")
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "minimax_m3_vl": Architecture(qk_norm="per_head", router_bias=True, vision=True),
-    "minimax_m3_vl_text": _M3_TEXT,
-    "minimax_m3": _M3_TEXT,
+    "minimax_m3_vl": replace(_M3, vision="clip"),
+    "minimax_m3_vl_text": _M3,
+    "minimax_m3": _M3,
     "minimax_m2": Architecture(qk_norm="full", router_bias=True),
-    "qwen3_moe": Architecture(qk_norm="per_head", output_bias=True),
-    "qwen3": Architecture(qk_norm="per_head", output_bias=True),
+    "deepseek_v2": replace(_DEEPSEEK, router_bias=False, prediction=""),
+    "deepseek_v3": _DEEPSEEK,
+    "kimi_k2": _DEEPSEEK,
+    "kimi_k25": replace(_DEEPSEEK, vision="moonvit"),
+    "deepseek_v32": _SPARSE_DEEPSEEK,
+    "glm_moe_dsa": replace(_SPARSE_DEEPSEEK, prediction="shared"),
+    "glm4_moe_lite": replace(_DEEPSEEK, prediction="shared"),
+    "glm4_moe": Architecture(router_bias=True, prediction="copies"),
+    "qwen3_5_moe": replace(_QWEN3_NEXT, vision="qwen"),
+    "qwen3_5_moe_text": _QWEN3_NEXT,
+    "qwen3_5": replace(_QWEN3_NEXT, vision="qwen"),
+    "qwen3_5_text": _QWEN3_NEXT,
+    "qwen3_next": _QWEN3_NEXT,
+    "qwen3_vl_moe": replace(_QWEN3, vision="qwen"),
+    "qwen3_vl_moe_text": _QWEN3,
+    "qwen3_vl": replace(_QWEN3, vision="qwen"),
+    "qwen3_vl_text": _QWEN3,
+    "qwen3_moe": _QWEN3,
+    "qwen3": _QWEN3,
     "qwen2_moe": Architecture(qkv_bias=True, shared_gate=True),
     "qwen2": Architecture(qkv_bias=True),
     "mixtral": Architecture(),
@@ -43,7 +71,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(output_bias=True),
     "olmoe": Architecture(qk_norm="full", output_bias=True),
     "granitemoe": Architecture(output_bias=True),
-    "glm4_moe": Architecture(router_bias=True),
     "dots1": Architecture(qk_norm="per_head", output_bias=True, router_bias=True),
     "gpt_oss": Architecture(
         qkv_bias=True, output_bias=True, router_bias=True, expert_bias=True, attention_sinks=True

@@ -15,7 +15,11 @@ from moeprof.result import Result
 
 @dataclass(frozen=True)
 class ModelDescription(Result):
-    """A model in numbers. Bytes are of one routed expert, and of one token's cache on one rank."""
+    """A model in numbers. Bytes are of one routed expert, and of one token's cache on one rank.
+
+    Beside stand the parameters of modules for multi-token prediction, which `parameters` does not
+    count, and the bytes that linear attention keeps for a sequence.
+    """
 
     name: str
     model_type: str
@@ -31,9 +35,11 @@ class ModelDescription(Result):
     max_positions: int
     token_cycle: int
     parameters: Mapping[str, int]
+    prediction_parameters: int
     expert_parameters: int
     bytes_per_expert: Mapping[str, int]
     kv_bytes_per_token_per_rank: int
+    state_bytes_per_sequence_per_rank: int
     tp: int
     kv_dtype: str
     index_dtype: str
@@ -62,9 +68,11 @@ def describe_model(
         max_positions=model.max_positions,
         token_cycle=model.token_cycle,
         parameters=model.parameters,
+        prediction_parameters=model.prediction_parameters,
         expert_parameters=model.expert_parameters,
         bytes_per_expert={name: model.bytes_per_expert(name) for name in FORMATS},
         kv_bytes_per_token_per_rank=model.kv_bytes_per_token_per_rank(tp, kv_dtype, index_dtype),
+        state_bytes_per_sequence_per_rank=model.state_bytes_per_sequence_per_rank(tp),
         tp=tp,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,

@@ -1,8 +1,10 @@
 """Weight formats: how many bytes a tensor takes, scales included.
 
 `element_bits` is the width of one stored weight, `block` the (rows, columns) that share scales and
-`block_bytes` what a block carries beside its weights. Scales of a whole tensor (one FP32 number
-in NVFP4 and per-tensor FP8) are left out: 12 bytes an expert, in no published size visible.
+`block_bytes` what a block carries beside its weights: scales, and zero points or minima where the
+format has them. `column_bytes` is what a format keeps for each input column of a tensor. Scales of
+a whole tensor (one FP32 number in NVFP4 and per-tensor FP8) are left out: 12 bytes an expert, in no
+published size visible.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ from dataclasses import dataclass
 from moeprof.errors import InputError
 
 _MX = "OCP Microscaling Formats (MX) Specification v1.0: blocks of 32, one E8M0 scale byte"
+_AWQ = "arXiv 2306.00978; groups of 128: FP16 scales, INT4 zero points packed eight to an INT32"
+_GPTQ = "arXiv 2210.17323; groups of 128 as in AWQ, and an INT32 group index for each input column"
+_INT4 = "https://huggingface.co/moonshotai/Kimi-K2.5 config.json: groups of 32, one BF16 scale"
+_MLX = "https://github.com/ml-explore/mlx mlx.core.quantize: groups of 64, a 16-bit scale and bias"
 _GGML = "https://github.com/ggml-org/llama.cpp ggml/src/ggml-common.h, the block structs"
 
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """One way to store weights. `family` says which tools write it: plain, scaled or gguf."""
+    """One way to store weights. `family` says which tools write it: plain, scaled, mlx or gguf."""
 
     name: str
     family: str
@@ -27,10 +33,11 @@ class WeightFormat:
     block: tuple[int, int]
     block_bytes: int
     source: str
+    column_bytes: int = 0
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits a weight takes with its share of the scales, in whole blocks."""
+        """Bits a weight takes with its share of the scales, in whole blocks of endless columns."""
         return self.element_bits + 8 * self.block_bytes / math.prod(self.block)
 
     def tensor_bytes(self, shape: tuple[int, ...]) -> int:
@@ -38,7 +45,8 @@ class WeightFormat:
         *outer, rows, columns = (1, *shape)
         blocks = math.ceil(rows / self.block[0]) * math.ceil(columns / self.block[1])
         elements = math.ceil(math.prod(shape) * self.element_bits / 8)
-        return elements + math.prod(outer) * blocks * self.block_bytes
+        beside = blocks * self.block_bytes + columns * self.column_bytes
+        return elements + math.prod(outer) * beside
 
 
 def _table(*formats: WeightFormat) -> dict[str, WeightFormat]:
@@ -54,6 +62,13 @@ FORMATS = _table(
     WeightFormat("mxfp8", "scaled", 8, (1, 32), 1, _MX),
     WeightFormat("nvfp4", "scaled", 4, (1, 16), 1, "NVIDIA NVFP4: blocks of 16, one E4M3 scale"),
     WeightFormat("mxfp4", "scaled", 4, (1, 32), 1, _MX),
+    WeightFormat("int4_awq", "scaled", 4, (8, 128), 20, _AWQ),
+    WeightFormat("int4_gptq", "scaled", 4, (8, 128), 20, _GPTQ, column_bytes=4),
+    WeightFormat("int4", "scaled", 4, (1, 32), 2, _INT4),
+    WeightFormat("mlx8", "mlx", 8, (1, 64), 4, _MLX),
+    WeightFormat("mlx6", "mlx", 6, (1, 64), 4, _MLX),
+    WeightFormat("mlx4", "mlx", 4, (1, 64), 4, _MLX),
+    WeightFormat("mlx3", "mlx", 3, (1, 64), 4, _MLX),
     WeightFormat("q8_0", "gguf", 8, (1, 32), 2, _GGML),
     WeightFormat("q6_k", "gguf", 6, (1, 256), 18, _GGML),
     WeightFormat("q5_k", "gguf", 5, (1, 256), 16, _GGML),
@@ -86,6 +101,8 @@ FORMAT_ALIASES = {
     "fp8_e5m2": "fp8",
     "float8_e4m3fn": "fp8",
     "float8_e5m2": "fp8",
+    "awq": "int4_awq",
+    "gptq": "int4_gptq",
 }
 
 

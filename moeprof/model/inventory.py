@@ -7,48 +7,61 @@ transformers 5.23.0 builds (tests/model/test_against_transformers.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from moeprof.errors import ModelError
-from moeprof.model.architectures import Architecture
-from moeprof.model.tensors import TensorGroup
-
-if TYPE_CHECKING:
-    from moeprof.model.config_fields import ConfigFields, VisionFields
-
-_QK_NORM_TYPES = {"per_head": "per_head", "per_layer": "full"}
+from moeprof.model.attention_tensors import attention_tensors
+from moeprof.model.layout import Layout
+from moeprof.model.tensors import TensorGroup, vectors
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the counting functions share: sizes after every default has been settled."""
-
-    fields: ConfigFields
-    architecture: Architecture
-    where: str
-    head_dim: int
-    kv_heads: int
-    moe_layers: int
-    indexed_layers: int
-    expert_width: int
-    shared_experts: int
-
-
-def list_tensors(layout: Layout, vision: VisionFields | None) -> tuple[TensorGroup, ...]:
-    """Every tensor of the model. Raises ModelError naming the key that an exact count lacks."""
+def list_tensors(layout: Layout) -> tuple[TensorGroup, ...]:
+    """Every tensor of the language model. Raises ModelError naming the key that a count lacks."""
+    hidden = layout.fields.hidden_size
     groups = [
+        *_layers(layout),
+        *_tables(layout),
+        *vectors("norms", 1, final_norm=hidden),
+    ]
+    return tuple(group for group in groups if group.count)
+
+
+def list_prediction_tensors(layout: Layout) -> tuple[TensorGroup, ...]:
+    """The modules for multi-token prediction that the checkpoint stores beside the model.
+
+    Each is one more decoder layer of the last layer's kind, a projection of (hidden state, next
+    embedding) and norms on both and behind (DeepSeek-V3, arXiv 2412.19437, 2.2); some checkpoints
+    repeat the embedding and the head there.
+    """
+    count = layout.fields.prediction_layers
+    if not layout.architecture.prediction or not count:
+        return ()
+    hidden = layout.fields.hidden_size
+    module = replace(
+        layout,
+        layers=count,
+        linear=None,
+        moe_layers=count if layout.moe_layers else 0,
+        indexed_layers=count if layout.indexed_layers else 0,
+    )
+    groups = [
+        *_layers(module),
+        TensorGroup("dense", "prediction_proj", (hidden, 2 * hidden), count),
+        *vectors("norms", count, embedding_norm=hidden, hidden_norm=hidden, final_norm=hidden),
+    ]
+    if layout.architecture.prediction == "copies":
+        groups += [replace(table, count=count) for table in _tables(layout)]
+    return tuple(group for group in groups if group.count)
+
+
+def _layers(layout: Layout) -> list[TensorGroup]:
+    return [
         *_experts(layout),
         *_shared(layout),
-        *_attention(layout),
+        *attention_tensors(layout),
         *_dense(layout),
-        *_indexer(layout),
-        *_outer(layout),
+        *vectors("norms", 2 * layout.layers, layer_norm=layout.fields.hidden_size),
     ]
-    if vision is not None:
-        groups += _vision(vision, layout.fields.hidden_size)
-    return tuple(group for group in groups if group.count)
 
 
 def _experts(layout: Layout) -> list[TensorGroup]:
@@ -90,52 +103,8 @@ def _feed_forward(tensor_class: str, hidden: int, width: int, count: int) -> lis
     ]
 
 
-def _attention(layout: Layout) -> list[TensorGroup]:
-    fields, layers = layout.fields, layout.fields.layers
-    query, key = fields.heads * layout.head_dim, layout.kv_heads * layout.head_dim
-    groups = [
-        TensorGroup("attention", "q_proj", (query, fields.hidden_size), layers),
-        TensorGroup("attention", "k_proj", (key, fields.hidden_size), layers),
-        TensorGroup("attention", "v_proj", (key, fields.hidden_size), layers),
-        TensorGroup("attention", "o_proj", (fields.hidden_size, query), layers),
-        *_qk_norms(layout, query, key),
-    ]
-    default = layout.architecture.qkv_bias
-    if default if fields.qkv_bias is None else fields.qkv_bias:
-        groups += _vectors("attention", layers, q_bias=query, k_bias=key, v_bias=key)
-        if layout.architecture.output_bias:
-            groups += _vectors("attention", layers, o_bias=fields.hidden_size)
-    if layout.architecture.attention_sinks:
-        groups += _vectors("attention", layers, sinks=fields.heads)
-    return groups
-
-
-def _qk_norms(layout: Layout, query: int, key: int) -> list[TensorGroup]:
-    fields, kind = layout.fields, layout.architecture.qk_norm
-    if fields.use_qk_norm is False:
-        kind = "none"
-    elif fields.qk_norm_type is not None:
-        if fields.qk_norm_type not in _QK_NORM_TYPES:
-            raise ModelError(
-                f"{layout.where}: qk_norm_type: '{fields.qk_norm_type}' is none of "
-                f"{sorted(_QK_NORM_TYPES)}"
-            )
-        kind = _QK_NORM_TYPES[fields.qk_norm_type]
-    elif fields.use_qk_norm and kind == "none":
-        kind = "per_head"
-    if kind == "none":
-        return []
-    if kind == "per_head":
-        query = key = layout.head_dim
-    return _vectors("attention", fields.layers, q_norm=query, k_norm=key)
-
-
-def _vectors(tensor_class: str, count: int, **lengths: int) -> list[TensorGroup]:
-    return [TensorGroup(tensor_class, name, (n,), count) for name, n in lengths.items()]
-
-
 def _dense(layout: Layout) -> list[TensorGroup]:
-    fields, layers = layout.fields, layout.fields.layers - layout.moe_layers
+    fields, layers = layout.fields, layout.layers - layout.moe_layers
     if not layers:
         return []
     width = fields.dense_width or fields.width
@@ -144,28 +113,11 @@ def _dense(layout: Layout) -> list[TensorGroup]:
     groups = _feed_forward("dense", fields.hidden_size, width, layers)
     if fields.mlp_bias:
         hidden = fields.hidden_size
-        groups += _vectors("dense", layers, gate_bias=width, up_bias=width, down_bias=hidden)
+        groups += vectors("dense", layers, gate_bias=width, up_bias=width, down_bias=hidden)
     return groups
 
 
-def _indexer(layout: Layout) -> list[TensorGroup]:
-    fields, layers = layout.fields, layout.indexed_layers
-    if not layers:
-        return []
-    if fields.index_heads is None or fields.index_head_dim is None:
-        raise ModelError(
-            f"{layout.where}: sparse_num_index_heads (index_n_heads) or sparse_index_dim "
-            f"(index_head_dim) is missing, and {layers} layers have an indexer"
-        )
-    hidden, dim = fields.hidden_size, fields.index_head_dim
-    return [
-        TensorGroup("indexer", "index_q_proj", (fields.index_heads * dim, hidden), layers),
-        TensorGroup("indexer", "index_k_proj", (dim, hidden), layers),
-        *_vectors("indexer", layers, index_q_norm=dim, index_k_norm=dim),
-    ]
-
-
-def _outer(layout: Layout) -> Iterable[TensorGroup]:
+def _tables(layout: Layout) -> list[TensorGroup]:
     fields = layout.fields
     if fields.tied_embeddings is None:
         raise ModelError(f"{layout.where}: tie_word_embeddings is missing")
@@ -173,28 +125,4 @@ def _outer(layout: Layout) -> Iterable[TensorGroup]:
     return [
         TensorGroup("embedding", "embed_tokens", table, 1),
         TensorGroup("head", "lm_head", table, 0 if fields.tied_embeddings else 1),
-        TensorGroup("norms", "layer_norm", (fields.hidden_size,), 2 * fields.layers),
-        TensorGroup("norms", "final_norm", (fields.hidden_size,), 1),
     ]
-
-
-def _vision(vision: VisionFields, text_hidden: int) -> list[TensorGroup]:
-    hidden, width, projector = vision.hidden_size, vision.width, vision.projector_width
-    patch = (vision.channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
-    merged = text_hidden * vision.spatial_merge_size**2
-    matrices = {
-        "attention_proj": ((hidden, hidden), 4 * vision.layers),
-        "fc1": ((width, hidden), vision.layers),
-        "fc2": ((hidden, width), vision.layers),
-        "projector_1": ((projector, hidden), 1),
-        "projector_2": ((text_hidden, projector), 1),
-        "merge_1": ((projector, merged), 1),
-        "merge_2": ((text_hidden, projector), 1),
-    }
-    norms = 2 * (2 * vision.layers + 1)  # weight and bias: two norms a layer, one before them
-    groups = [TensorGroup("vision", "patch_embedding", (hidden, *patch), 1)]
-    groups.append(TensorGroup("vision", "layer_norm", (hidden,), norms))
-    for name, (shape, count) in matrices.items():
-        groups.append(TensorGroup("vision", name, shape, count))
-        groups.append(TensorGroup("vision", f"{name}_bias", shape[:1], count))
-    return groups

@@ -4,41 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 from moeprof.errors import ModelError
+from moeprof.model.attention import (
+    Attention,
+    Indexer,
+    LinearAttention,
+    kv_bytes_per_token_per_rank,
+)
 from moeprof.model.formats import weight_format
 from moeprof.model.tensors import TENSOR_CLASSES, TensorGroup, count_parameters
 from moeprof.result import Result
 
+_PARTS = {"attention": Attention, "indexer": Indexer, "linear": LinearAttention}
 # Classes that one token reads whole; of "routed" it reads top_k experts a layer.
 _ACTIVE_CLASSES = ("attention", "shared", "dense", "indexer", "router")
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Grouped-query attention: `heads` query heads share `kv_heads` keys and values."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True)
-class Indexer:
-    """The branch that chooses key blocks: `heads` query heads over ONE index key a token.
-
-    `layers` is how many layers have it; a query attends to `top_blocks` blocks of `block_size`
-    tokens (None where the configuration does not say).
-    """
-
-    layers: int
-    heads: int
-    head_dim: int
-    block_size: int | None = None
-    top_blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +33,9 @@ class MoEModel(Result):
     tensor class to counts; it is empty where the tensors were not counted.
 
     Active parameters are what one token reads: top_k experts a layer, attention, shared, dense,
-    indexer and router; without embedding, head, norms and vision.
+    indexer and router; without embedding, head, norms and vision. Modules for multi-token
+    prediction serve speculation alone: they stand in `prediction_tensors` and in no count but
+    `prediction_parameters`.
     """
 
     name: str
@@ -68,7 +52,9 @@ class MoEModel(Result):
     tied_embeddings: bool = False
     attention: Attention | None = None
     indexer: Indexer | None = None
+    linear: LinearAttention | None = None
     tensors: tuple[TensorGroup, ...] = ()
+    prediction_tensors: tuple[TensorGroup, ...] = ()
     parameters: Mapping[str, int] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -93,9 +79,9 @@ class MoEModel(Result):
         """The model that a Hugging Face configuration describes.
 
         `config` is a config.json, a folder that holds one, or its content. With
-        `count_tensors=False` only layers, experts and attention are read: enough to record and
-        replay a model whose tensors cannot be counted. Raises ModelError, one line with file and
-        key, for a value that is missing, impossible or not known to be exact.
+        `count_tensors=False` only layers and routing are read: enough to record and replay a model
+        whose tensors cannot be counted. Raises ModelError, one line with file and key, for a value
+        that is missing, impossible or not known to be exact.
         """
         from moeprof.model.config_reader import read_model
 
@@ -112,10 +98,11 @@ class MoEModel(Result):
         try:
             values = _known(cls, plain)
             values["moe_layers"] = tuple(values["moe_layers"])
-            for name, kind in (("attention", Attention), ("indexer", Indexer)):
+            for name, kind in _PARTS.items():
                 if values.get(name) is not None:
                     values[name] = kind(**_known(kind, values[name]))
-            values["tensors"] = _tensors_from(values.get("tensors", ()))
+            for name in ("tensors", "prediction_tensors"):
+                values[name] = _tensors_from(values.get(name, ()))
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"not a stored model: {error}") from None
@@ -133,6 +120,11 @@ class MoEModel(Result):
         """Parameters of one routed expert; 0 for a dense model. Raises ModelError if uncounted."""
         return sum(group.parameters for group in self._expert_tensors())
 
+    @property
+    def prediction_parameters(self) -> int:
+        """Parameters of the modules for multi-token prediction, which no other count holds."""
+        return sum(group.parameters for group in self.prediction_tensors)
+
     def bytes_per_expert(self, format: str) -> int:
         """Bytes of one routed expert in a weight format (`formats.FORMATS`), scales included.
 
@@ -149,23 +141,45 @@ class MoEModel(Result):
     ) -> int:
         """Cache bytes of one token on one of `tp` tensor-parallel ranks.
 
-        2 x layers x heads of the rank x head_dim for keys and values, plus one index key a layer
-        with an indexer. KV heads are split at most `kv_heads` ways and replicated beyond; the index
-        key stands on every rank. Layers with a sliding window count like the others, so for such a
-        model this is an upper bound. For MiniMax-M3: 61,440 / min(tp, 4) x kv + 7,296 x index bytes
-        (reproduces https://github.com/SemiAnalysisAI/InferenceX/pull/2511).
+        Keys and values of every layer but those of linear attention, and one index key a layer
+        with an indexer, which stands on every rank (`attention.kv_bytes_per_token_per_rank`).
+        Layers with a sliding window count like the others, so for such a model this is an upper
+        bound. For MiniMax-M3: 61,440 / min(tp, 4) x kv + 7,296 x index bytes (reproduces
+        https://github.com/SemiAnalysisAI/InferenceX/pull/2511).
         """
-        if tp < 1:
-            raise ModelError(f"tensor parallel size {tp} is below 1")
         if self.attention is None:
             raise ModelError(f"{self.name}: the attention heads are not known")
-        heads = ceil(self.attention.kv_heads / tp)
-        key = weight_format(kv_dtype).tensor_bytes((self.attention.head_dim,))
-        total = 2 * self.layers * heads * key
+        layers = self.layers - (self.linear.layers if self.linear else 0)
+        total = kv_bytes_per_token_per_rank(self.attention, layers, tp, kv_dtype)
         if self.indexer is not None:
             index_key = weight_format(index_dtype).tensor_bytes((self.indexer.head_dim,))
             total += self.indexer.layers * index_key
         return total
+
+    def state_bytes_per_sequence_per_rank(
+        self, tp: int = 1, state_dtype: str = "fp32", conv_dtype: str = "bf16"
+    ) -> int:
+        """Bytes that linear attention keeps for one sequence of any length on one rank; else 0."""
+        if self.linear is None:
+            return 0
+        return self.linear.state_bytes_per_rank(tp, state_dtype, conv_dtype)
+
+    def cache_bytes_per_sequence_per_rank(
+        self, tokens: int, tp: int = 1, kv_dtype: str = "bf16", index_dtype: str = "bf16"
+    ) -> int:
+        """Cache bytes of a sequence of `tokens` on one rank.
+
+        Exact where `kv_bytes_per_token_per_rank` is a bound: layers with a sliding window hold no
+        more than the window, and linear attention its state alone.
+        """
+        if tokens < 0:
+            raise ModelError(f"{tokens} tokens is below 0")
+        total = tokens * self.kv_bytes_per_token_per_rank(tp, kv_dtype, index_dtype)
+        if self.attention is not None and self.attention.sliding_window:
+            sliding = self.attention.sliding_layers
+            beyond = max(0, tokens - self.attention.sliding_window)
+            total -= beyond * kv_bytes_per_token_per_rank(self.attention, sliding, tp, kv_dtype)
+        return total + self.state_bytes_per_sequence_per_rank(tp)
 
     def counted_tensors(self) -> tuple[TensorGroup, ...]:
         """The inventory. Raises ModelError where it was not taken."""

@@ -30,30 +30,35 @@ _UNQUANTIZED = weight_format("bf16")
 class Precision(Result):
     """Format names by tensor class, and by tensor name where one tensor differs from its class.
 
-    Norm weights and biases stay BF16 where their class is quantized.
+    A name in `exceptions` is a tensor's (`down_proj`) or one of a single class
+    (`routed.down_proj`). Norm weights and biases stay BF16 where their class is quantized. Classes
+    in `absent` are not in the checkpoint: a text-only one has no vision tower.
     """
 
     name: str
     formats: Mapping[str, str] = field(hash=False)
     exceptions: Mapping[str, str] = field(hash=False, default_factory=dict)
+    absent: tuple[str, ...] = ()
     provenance: Provenance = Provenance.ASSUMED
     source: str = ""
 
     def __post_init__(self) -> None:
-        if set(self.formats) != set(TENSOR_CLASSES):
-            wrong = sorted(set(self.formats) ^ set(TENSOR_CLASSES))
+        if set(self.formats) | set(self.absent) != set(TENSOR_CLASSES):
+            wrong = sorted({*self.formats, *self.absent} ^ set(TENSOR_CLASSES))
             raise InputError(f"precision '{self.name}': tensor classes missing or unknown: {wrong}")
         for name in (*self.formats.values(), *self.exceptions.values()):
             weight_format(name)
 
     def format_of(self, group: TensorGroup) -> WeightFormat:
         """The format that `group` is stored in."""
-        name = self.exceptions.get(group.name, self.formats[group.tensor_class])
-        chosen = weight_format(name)
+        own = self.exceptions.get(group.name, self.formats[group.tensor_class])
+        chosen = weight_format(self.exceptions.get(f"{group.tensor_class}.{group.name}", own))
         return _UNQUANTIZED if group.is_vector and chosen.family != "plain" else chosen
 
     def group_bytes(self, group: TensorGroup) -> int:
-        """Bytes of all tensors of `group`."""
+        """Bytes of all tensors of `group`; 0 where the checkpoint leaves its class out."""
+        if group.tensor_class in self.absent:
+            return 0
         return group.count * self.format_of(group).tensor_bytes(group.shape)
 
 
@@ -68,7 +73,7 @@ def load_precision(precision: str | Mapping[str, str] | Precision, model: MoEMod
         return precision
     if not isinstance(precision, str):
         formats = {**dict.fromkeys(TENSOR_CLASSES, "bf16"), **precision}
-        return Precision("custom", formats, {}, Provenance.SPECIFIED, "given by the caller")
+        return Precision("custom", formats, {}, (), Provenance.SPECIFIED, "given by the caller")
     table = _published()
     name = FORMAT_ALIASES.get(precision.lower(), precision.lower())
     for entry in table["precision"]:
@@ -78,9 +83,10 @@ def load_precision(precision: str | Mapping[str, str] | Precision, model: MoEMod
 
 
 def weight_bytes(model: MoEModel, precision: str | Mapping[str, str] | Precision) -> dict[str, int]:
-    """Bytes of the whole checkpoint per tensor class, every class present.
+    """Bytes of the checkpoint per tensor class, every class present.
 
-    Raises ModelError where the tensors of `model` were not counted.
+    Modules for multi-token prediction, which only speculation loads, are left out. Raises
+    ModelError where the tensors of `model` were not counted.
     """
     loaded = load_precision(precision, model)
     sizes = dict.fromkeys(TENSOR_CLASSES, 0)
@@ -105,6 +111,7 @@ def _published_precision(entry: Mapping[str, Any]) -> Precision:
         name=entry["name"],
         formats={**dict.fromkeys(TENSOR_CLASSES, "bf16"), **entry["formats"]},
         exceptions=entry.get("exceptions", {}),
+        absent=tuple(entry.get("absent", ())),
         provenance=Provenance(entry["provenance"]),
         source=entry["source"],
     )
@@ -115,5 +122,5 @@ def _by_habit(chosen: WeightFormat, habits: list[Mapping[str, Any]]) -> Precisio
         if chosen.family == habit["family"]:
             formats = dict.fromkeys(TENSOR_CLASSES, chosen.name) | habit["unquantized"]
             provenance = Provenance(habit["provenance"])
-            return Precision(chosen.name, formats, {}, provenance, habit["source"])
+            return Precision(chosen.name, formats, {}, (), provenance, habit["source"])
     raise ModelError(f"no habit is known for weight formats of the family '{chosen.family}'")

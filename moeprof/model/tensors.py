@@ -58,3 +58,8 @@ def count_parameters(tensors: Iterable[TensorGroup]) -> dict[str, int]:
     for group in tensors:
         counts[group.tensor_class] += group.parameters
     return counts
+
+
+def vectors(tensor_class: str, count: int, **lengths: int) -> list[TensorGroup]:
+    """A group of `count` vectors for each name and length."""
+    return [TensorGroup(tensor_class, name, (n,), count) for name, n in lengths.items()]

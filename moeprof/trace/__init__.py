@@ -2,6 +2,7 @@
 
 from moeprof.trace.counts import write_counts
 from moeprof.trace.inspection import TraceInfo, describe_trace, validate_trace
+from moeprof.trace.merge import MergeResult, merge_traces
 from moeprof.trace.reader import LayerBatch, Trace, open_trace
 from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
 from moeprof.trace.synthetic import synthesize_rows
@@ -9,6 +10,7 @@ from moeprof.trace.writer import TraceWriter
 
 __all__ = [
     "LayerBatch",
+    "MergeResult",
     "Phase",
     "Request",
     "TelemetrySample",
@@ -17,6 +19,7 @@ __all__ = [
     "TraceInfo",
     "TraceWriter",
     "describe_trace",
+    "merge_traces",
     "open_trace",
     "synthesize_rows",
     "validate_trace",

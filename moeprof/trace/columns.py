@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from moeprof.errors import TraceError
 from moeprof.trace.rows import Phase, TokenRows
-from moeprof.trace.schema import Manifest, experts_column, weights_column
+from moeprof.trace.schema import (
+    Manifest,
+    experts_column,
+    margins_column,
+    next_experts_column,
+    next_weights_column,
+    weights_column,
+)
 
 # A tile of this many tokens stays in cache while it is turned: 6 GB/s against 1.2 untiled.
 _TILE = 512
@@ -32,24 +39,38 @@ def to_batch(rows: TokenRows, manifest: Manifest) -> pa.RecordBatch:
     arrays += _list_columns(rows.experts.astype(dtype, copy=False), rows.recorded)
     if rows.weights is not None:
         arrays += _list_columns(rows.weights.astype(np.float16, copy=False), rows.recorded)
+    if rows.margins is not None:
+        arrays += _margin_columns(rows.margins, rows.recorded)
+    if rows.next_experts is not None and rows.next_weights is not None:
+        seen = None if rows.recorded is None else rows.recorded[:, :-1]
+        arrays += _list_columns(rows.next_experts.astype(dtype, copy=False), seen)
+        arrays += _list_columns(rows.next_weights.astype(np.float16, copy=False), seen)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def check_ids(rows: TokenRows, manifest: Manifest) -> None:
     """TraceError at the first recorded id that is no expert: the narrow column would wrap it."""
-    ids = rows.experts
+    _check_ids("experts", rows.experts, rows.recorded, manifest)
+    if rows.next_experts is not None:
+        _check_ids("next_experts", rows.next_experts, rows.recorded, manifest)
+
+
+def _check_ids(
+    name: str, ids: NDArray[Any], recorded: NDArray[np.bool_] | None, manifest: Manifest
+) -> None:
     if ids.dtype.kind not in "iu":
-        raise TraceError(f"experts must be integers, not {ids.dtype}")
+        raise TraceError(f"{name} must be integers, not {ids.dtype}")
     if not ids.size or (ids.max() < manifest.experts and (ids.dtype.kind == "u" or ids.min() >= 0)):
         return
     bad = (ids < 0) | (ids >= manifest.experts)
-    if rows.recorded is not None:
-        bad &= rows.recorded[:, :, None]
+    if recorded is not None:
+        bad &= recorded[:, : ids.shape[1], None]
     if bad.any():
         place = np.unravel_index(int(bad.argmax()), bad.shape)
+        what = "id" if name == "experts" else f"{name} id"
         raise TraceError(
-            f"layer {manifest.layers[place[1]]}: id {ids[place]} of row {place[0]} is not one of "
-            f"{manifest.experts} experts"
+            f"layer {manifest.layers[place[1]]}: {what} {ids[place]} of row {place[0]} is not one "
+            f"of {manifest.experts} experts"
         )
 
 
@@ -57,6 +78,17 @@ def _phase_column(rows: TokenRows) -> pa.Array:
     if rows.phase is None:
         return pa.nulls(len(rows), pa.int8())
     return pa.array(rows.phase.astype(np.int8, copy=False), mask=rows.phase < 0)
+
+
+def _margin_columns(margins: NDArray[Any], recorded: NDArray[np.bool_] | None) -> list[pa.Array]:
+    """[tokens, layers] to one column a layer, null where a margin is not known."""
+    unknown = np.isnan(margins)
+    if recorded is not None:
+        unknown |= ~recorded
+    with np.errstate(over="ignore"):  # beyond float16 a margin is infinite: it is never close
+        values = np.where(unknown, 0, margins).astype(np.float16)  # same input, same bytes
+    pairs = zip(values.T, unknown.T, strict=True)
+    return [pa.array(np.ascontiguousarray(column), mask=mask) for column, mask in pairs]
 
 
 def _list_columns(values: NDArray[Any], recorded: NDArray[np.bool_] | None) -> list[pa.Array]:
@@ -79,19 +111,42 @@ def _list_column(column: NDArray[Any], recorded: NDArray[np.bool_] | None) -> pa
 
 def from_batch(batch: pa.RecordBatch, manifest: Manifest) -> TokenRows:
     """What `to_batch` made `batch` of."""
-    phase, ids = batch.column("phase"), [batch.column(experts_column(n)) for n in manifest.layers]
-    gates = [batch.column(weights_column(n)) for n in manifest.layers] if manifest.weights else None
+    layers, gated = manifest.layers, manifest.weights
     tokens = batch.column("token_id").fill_null(-1).to_numpy() if manifest.token_ids else None
     return TokenRows(
         step=batch.column("step").to_numpy(),
         request=batch.column("request").to_numpy(),
         position=batch.column("position").to_numpy(),
-        phase=phase.fill_null(Phase.UNKNOWN).to_numpy(),
-        experts=np.stack([list_values(column) for column in ids], axis=1),
-        recorded=_recorded_places(ids),
-        weights=np.stack([list_values(column) for column in gates], axis=1) if gates else None,
+        phase=batch.column("phase").fill_null(Phase.UNKNOWN).to_numpy(),
+        experts=_stacked(batch, map(experts_column, layers)),
+        recorded=_recorded_places([batch.column(experts_column(layer)) for layer in layers]),
+        weights=_stacked(batch, map(weights_column, layers)) if gated else None,
         token_id=tokens,
+        margins=_stacked_margins(batch, layers) if manifest.margins else None,
+        **(_next_arrays(batch, manifest) if manifest.next_layer else {}),
     )
+
+
+def _stacked(batch: pa.RecordBatch, names: Iterable[str]) -> NDArray[Any]:
+    """[tokens, columns, k] of the list columns `names`."""
+    return np.stack([list_values(batch.column(name)) for name in names], axis=1)
+
+
+def _next_arrays(batch: pa.RecordBatch, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """`next_experts` and `next_weights` [tokens, layers - 1, k]."""
+    layers = manifest.layers[:-1]
+    if not layers:
+        empty = np.zeros((len(batch), 0, manifest.top_k), np.uint8)
+        return {"next_experts": empty, "next_weights": empty.astype(np.float16)}
+    return {
+        "next_experts": _stacked(batch, map(next_experts_column, layers)),
+        "next_weights": _stacked(batch, map(next_weights_column, layers)),
+    }
+
+
+def _stacked_margins(batch: pa.RecordBatch, layers: Sequence[int]) -> NDArray[Any]:
+    """[tokens, layers], NaN where a margin is not known."""
+    return np.stack([scalar_values(batch.column(margins_column(n))) for n in layers], axis=1)
 
 
 def _recorded_places(columns: list[pa.Array]) -> NDArray[np.bool_] | None:
@@ -140,6 +195,12 @@ def list_values(column: pa.Array) -> NDArray[Any]:
     return rows
 
 
+def scalar_values(column: pa.Array) -> NDArray[Any]:
+    """A column of float16 as [rows], NaN for null."""
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values.astype(np.float16, copy=False)
+
+
 def validity(column: pa.Array) -> NDArray[np.bool_] | None:
     """True where a row is not null; None if no row is."""
     if column.null_count == 0:
@@ -167,6 +228,9 @@ def concat_rows(parts: Sequence[TokenRows]) -> TokenRows:
         recorded=recorded,
         weights=_concat_present([part.weights for part in parts]),
         token_id=_concat_present([part.token_id for part in parts]),
+        margins=_concat_present([part.margins for part in parts]),
+        next_experts=_concat_present([part.next_experts for part in parts]),
+        next_weights=_concat_present([part.next_weights for part in parts]),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,12 @@ class TraceInfo(Result):
     counts_only: bool
     bytes: int
     unrecorded: int = 0  # (token, layer) places that are null
+    margins: bool = False
+    next_layer: bool = False
+    rotated_tokens: int = 0  # recorded, then let go to make room
+    sampling: dict[str, float] | None = None  # rate and seed, where requests were sampled
+    requests_seen: int = 0  # with those that the sampler left out
+    tokens_sampled_out: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -70,6 +76,12 @@ def describe_trace(trace: Trace) -> TraceInfo:
         counts_only=trace.counts_only,
         bytes=_stored_bytes(trace.path),
         unrecorded=trace.unrecorded,
+        margins=manifest.margins,
+        next_layer=manifest.next_layer,
+        rotated_tokens=manifest.rotated_tokens,
+        sampling=manifest.sampling.model_dump() if manifest.sampling else None,
+        requests_seen=len(trace.requests) + manifest.requests_sampled_out,
+        tokens_sampled_out=manifest.tokens_sampled_out,
         problems=list(trace.problems),
     )
 
@@ -84,8 +96,8 @@ def validate_trace(path: str | Path) -> TraceInfo:
     """Open the trace at `path` and check every invariant; what fails is in `problems`.
 
     Checked: checksums, rows and columns of every file, and their sum; ids below the number of
-    experts and distinct in a row; steps that never decrease; positions of a request without a gap,
-    unless tokens were dropped.
+    experts and distinct in a row; margins not below 0; steps that never decrease; positions of a
+    request without a gap, unless tokens were dropped.
     Raises TraceError only where there is no trace at all.
     """
     trace = open_trace(path)
@@ -93,7 +105,7 @@ def validate_trace(path: str | Path) -> TraceInfo:
     problems = [*_damaged_files(Path(path), trace.manifest, info.problems), *info.problems]
     if not trace.counts_only:
         for layer in trace.layers:
-            problems += _routing_problems(trace, layer)
+            problems += _layer_problems(trace, layer)
         problems += [
             *_phase_problems(trace),
             *_step_problems(trace),
@@ -126,19 +138,33 @@ def _damaged_files(folder: Path, manifest: Manifest, known: Sequence[str]) -> It
             yield f"{stored.file}: content differs from its checksum, do not trust its rows"
 
 
-def _routing_problems(trace: Trace, layer: int) -> Iterator[str]:
-    """One sentence for the first impossible id and the first repeated id of a layer."""
+def _layer_problems(trace: Trace, layer: int) -> Iterator[str]:
+    yield from _id_problems(trace, f"layer {layer}", lambda: trace.batches(layer))
+    if trace.manifest.next_layer and layer != trace.layers[-1]:
+        what = f"next experts of layer {layer}"
+        yield from _id_problems(trace, what, lambda: trace.next_batches(layer))
+    if trace.manifest.margins:
+        negative = trace.margins(layer) < 0
+        if negative.any():
+            row = int(np.flatnonzero(trace.recorded(layer))[negative.argmax()])
+            yield f"layer {layer}, row {row}: a margin is below 0"
+
+
+def _id_problems(
+    trace: Trace, what: str, batches: Callable[[], Iterator[LayerBatch]]
+) -> Iterator[str]:
+    """One sentence for the first impossible id and the first repeated id."""
     for check, sentence in (
         (_out_of_range, f"is not below {trace.experts_per_layer} experts"),
         (_repeats, "stands twice among the experts of one token"),
     ):
-        for part in trace.batches(layer):
+        for part in batches():
             bad = check(part, trace.experts_per_layer)
             if part.recorded is not None:
                 bad &= part.recorded
             if bad.any():
                 row = int(bad.argmax())
-                yield f"layer {layer}, row {part.start + row}: an id {sentence}"
+                yield f"{what}, row {part.start + row}: an id {sentence}"
                 break
 
 

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
-from moeprof.trace.columns import check_ids, from_batch, list_values, to_batch, validity
+from moeprof.trace.columns import (
+    check_ids,
+    from_batch,
+    list_values,
+    scalar_values,
+    to_batch,
+    validity,
+)
 from moeprof.trace.counts import dense_counts, read_counts
 from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
@@ -25,6 +32,10 @@ from moeprof.trace.schema import (
     Manifest,
     expert_dtype,
     experts_column,
+    margins_column,
+    next_experts_column,
+    next_weights_column,
+    segment_number,
     weights_column,
 )
 from moeprof.trace.streams import read_stored
@@ -79,6 +90,8 @@ class Trace:
             top_k=rows.experts.shape[2],
             weights=rows.weights is not None,
             token_ids=rows.token_id is not None,
+            margins=rows.margins is not None,
+            next_layer=rows.next_experts is not None,
             complete=True,
             tokens=len(rows),
         )
@@ -164,22 +177,18 @@ class Trace:
 
     def batches(self, layer: int) -> Iterator[LayerBatch]:
         """The rows of native layer `layer`, zero-copy, as stored: bounded memory at any size."""
-        name = experts_column(self._layer(layer))
-        start = 0
-        for batch in self._batches:
-            column = batch.column(name)
-            yield LayerBatch(start, list_values(column), validity(column))
-            start += batch.num_rows
+        yield from self._id_batches(experts_column(self._layer(layer)))
+
+    def next_batches(self, layer: int) -> Iterator[LayerBatch]:
+        """Like `batches`, of what the next layer's router makes of `layer`'s hidden state."""
+        yield from self._id_batches(next_experts_column(self._layer_before_next(layer)))
 
     def experts(self, layer: int) -> NDArray[np.unsignedinteger]:
         """[rows, k] logical expert ids of the rows that have native layer `layer`.
 
         These are all tokens, unless `recorded(layer)` is False somewhere.
         """
-        parts = [
-            part.experts if part.recorded is None else part.experts[part.recorded]
-            for part in self.batches(layer)
-        ]
+        parts = [_known(part) for part in self.batches(layer)]
         return _joined(parts, np.zeros((0, self.top_k), expert_dtype(self.experts_per_layer)))
 
     def recorded(self, layer: int) -> NDArray[np.bool_]:
@@ -197,14 +206,36 @@ class Trace:
         """
         if not self.manifest.weights:
             raise TraceError(f"{self}: gate weights were not recorded; record with weights=True")
-        name = weights_column(self._layer(layer))
+        return self._gates(weights_column(self._layer(layer)))
+
+    def margins(self, layer: int) -> NDArray[np.float16]:
+        """[rows] by how much the last chosen expert beat the first not chosen; NaN: not known.
+
+        Of the rows that have native layer `layer`. Raises TraceError unless margins were asked
+        for when recording.
+        """
+        if not self.manifest.margins:
+            raise TraceError(f"{self}: margins were not recorded; record with margins=True")
+        name = margins_column(self._layer(layer))
         parts = []
         for batch in self._batches:
-            column = batch.column(name)
-            mask = validity(column)
-            values = list_values(column)
+            mask = validity(batch.column(experts_column(layer)))
+            values = scalar_values(batch.column(name))
             parts.append(values if mask is None else values[mask])
-        return _joined(parts, np.zeros((0, self.top_k), np.float16))
+        return _joined(parts, np.zeros(0, np.float16))
+
+    def next_experts(self, layer: int) -> NDArray[np.unsignedinteger]:
+        """[rows, k] experts that the next layer's router would choose from `layer`'s hidden state.
+
+        Of the rows that have native layer `layer`, which has another recorded layer behind it.
+        Raises TraceError unless this was asked for when recording.
+        """
+        parts = [_known(part) for part in self.next_batches(layer)]
+        return _joined(parts, np.zeros((0, self.top_k), expert_dtype(self.experts_per_layer)))
+
+    def next_weights(self, layer: int) -> NDArray[np.float16]:
+        """[rows, k] gate weights of `next_experts(layer)`."""
+        return self._gates(next_weights_column(self._layer_before_next(layer)))
 
     @property
     def counts_only(self) -> bool:
@@ -239,6 +270,32 @@ class Trace:
             )
         return layer
 
+    def _layer_before_next(self, layer: int) -> int:
+        """`layer`, if what the layer behind it would choose was recorded with it."""
+        if not self.manifest.next_layer:
+            raise TraceError(
+                f"{self}: the next layer's choices were not recorded; record with next_layer=True"
+            )
+        if self._layer(layer) == self.layers[-1]:
+            raise TraceError(f"{self}: layer {layer} is the last that was recorded, none is next")
+        return layer
+
+    def _id_batches(self, name: str) -> Iterator[LayerBatch]:
+        start = 0
+        for batch in self._batches:
+            column = batch.column(name)
+            yield LayerBatch(start, list_values(column), validity(column))
+            start += batch.num_rows
+
+    def _gates(self, name: str) -> NDArray[np.float16]:
+        parts = []
+        for batch in self._batches:
+            column = batch.column(name)
+            mask = validity(column)
+            values = list_values(column)
+            parts.append(values if mask is None else values[mask])
+        return _joined(parts, np.zeros((0, self.top_k), np.float16))
+
     def _column(self, name: str, null: int | None = None) -> NDArray[Any]:
         self._need_order()
         dtype = self.manifest.segment_schema.field(name).type.to_pandas_dtype()
@@ -249,6 +306,10 @@ class Trace:
                 column = column.fill_null(null)
             parts.append(column.to_numpy(zero_copy_only=True))
         return _joined(parts, np.zeros(0, dtype))
+
+
+def _known(part: LayerBatch) -> NDArray[np.unsignedinteger]:
+    return part.experts if part.recorded is None else part.experts[part.recorded]
 
 
 def _joined(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
@@ -265,8 +326,7 @@ def open_trace(path: str | Path) -> Trace:
         raise TraceError(f"{folder}: no such trace")
     if not folder.is_dir():
         raise TraceError(f"{folder}: not a trace folder")
-    manifest = Manifest.load(folder)
-    batches, problems = _read_segments(folder, manifest)
+    manifest, batches, problems = _read_rotating(folder)
     requests, request_problems = _read_rows(folder, REQUESTS, manifest, REQUEST_SCHEMA)
     telemetry, telemetry_problems = _read_rows(folder, TELEMETRY, manifest, TELEMETRY_SCHEMA)
     counts, count_problems = read_counts(folder, manifest)
@@ -281,13 +341,26 @@ def open_trace(path: str | Path) -> Trace:
     )
 
 
+def _read_rotating(folder: Path) -> tuple[Manifest, list[pa.RecordBatch], list[str]]:
+    """The manifest and the segments that go with it, while a writer may let go the oldest."""
+    manifest = Manifest.load(folder)
+    while True:
+        batches, problems = _read_segments(folder, manifest)
+        now = Manifest.load(folder)
+        if now.first_segment == manifest.first_segment:
+            return manifest, batches, problems
+        manifest = now
+
+
 def _read_segments(folder: Path, manifest: Manifest) -> tuple[list[pa.RecordBatch], list[str]]:
     """The whole batches of every segment in order, and what is wrong with each."""
     listed = {stored.file for stored in manifest.files if stored.file.startswith(SEGMENTS)}
     found = {f"{SEGMENTS}/{path.name}" for path in (folder / SEGMENTS).glob("*.arrows")}
     batches: list[pa.RecordBatch] = []
     problems: list[str] = []
-    for file in sorted(listed | found):
+    for file in sorted(listed | found, key=lambda file: (segment_number(file), file)):
+        if 0 <= segment_number(file) < manifest.first_segment:
+            continue  # let go, and not yet removed
         good, problem = read_stored(folder, file, manifest, manifest.segment_schema)
         batches += good
         if problem:

@@ -43,6 +43,12 @@ class TokenRows:
     recorded: NDArray[np.bool_] | None = None  # [T, L]
     weights: NDArray[np.float16] | None = None  # [T, L, k] gate weights
     token_id: NDArray[np.int32] | None = None  # [T]
+    # [T, L] selection score of the last chosen expert less that of the first not chosen; NaN where
+    # it is not known
+    margins: NDArray[np.float16] | None = None
+    # [T, L-1, k] what the router of the next recorded layer makes of this layer's hidden state
+    next_experts: NDArray[np.unsignedinteger] | None = None
+    next_weights: NDArray[np.float16] | None = None
 
     def __post_init__(self) -> None:
         if self.experts.ndim != 3:
@@ -56,11 +62,17 @@ class TokenRows:
             "token_id": (tokens,),
             "recorded": (tokens, layers),
             "weights": (tokens, layers, k),
+            "margins": (tokens, layers),
+            "next_experts": (tokens, layers - 1, k),
+            "next_weights": (tokens, layers - 1, k),
         }
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise TraceError(f"{name} has shape {array.shape}, expected {shape}")
+
+        if (self.next_experts is None) != (self.next_weights is None):
+            raise TraceError("next_experts and next_weights must be given together")
 
     def __len__(self) -> int:
         return int(self.experts.shape[0])

@@ -66,6 +66,17 @@ COUNTS_SCHEMA = pa.schema(
 )
 
 
+def segment_file(number: int) -> str:
+    """Path of segment `number` below the trace's folder."""
+    return f"{SEGMENTS}/{number:06d}.arrows"
+
+
+def segment_number(file: str) -> int:
+    """The number that `segment_file` made `file` of; -1 for a name by someone else."""
+    stem = PurePosixPath(file).stem
+    return int(stem) if stem.isdecimal() else -1
+
+
 def expert_dtype(experts: int) -> np.dtype[Any]:
     """The narrowest unsigned integer that holds ids below `experts`."""
     return np.dtype(np.uint8 if experts <= 256 else np.uint16)
@@ -81,10 +92,32 @@ def weights_column(layer: int) -> str:
     return f"weights.{layer}"
 
 
+def margins_column(layer: int) -> str:
+    """Column of the margins by which native layer `layer` chose."""
+    return f"margins.{layer}"
+
+
+def next_experts_column(layer: int) -> str:
+    """Column of what the next layer's router makes of native layer `layer`'s hidden state."""
+    return f"next_experts.{layer}"
+
+
+def next_weights_column(layer: int) -> str:
+    """Column of the gate weights that belong to `next_experts_column(layer)`."""
+    return f"next_weights.{layer}"
+
+
 def segment_schema(
-    layers: Sequence[int], experts: int, top_k: int, *, weights: bool, token_ids: bool
+    layers: Sequence[int],
+    experts: int,
+    top_k: int,
+    *,
+    weights: bool = False,
+    token_ids: bool = False,
+    margins: bool = False,
+    next_layer: bool = False,
 ) -> pa.Schema:
-    """One row a token, one fixed-size list a layer."""
+    """One row a token, one fixed-size list a layer, and the optional columns behind them."""
     fields = [
         pa.field("step", pa.int64(), nullable=False),
         pa.field("request", pa.int32(), nullable=False),
@@ -98,6 +131,11 @@ def segment_schema(
     fields += [pa.field(experts_column(layer), ids) for layer in layers]
     if weights:
         fields += [pa.field(weights_column(layer), gates) for layer in layers]
+    if margins:
+        fields += [pa.field(margins_column(layer), pa.float16()) for layer in layers]
+    if next_layer:
+        fields += [pa.field(next_experts_column(layer), ids) for layer in layers[:-1]]
+        fields += [pa.field(next_weights_column(layer), gates) for layer in layers[:-1]]
     return pa.schema(fields)
 
 
@@ -120,6 +158,15 @@ class StoredFile(BaseModel):
         return file
 
 
+class Sampling(BaseModel):
+    """Each request was kept with probability `rate`, whatever became of the others."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    rate: float = Field(gt=0, le=1)
+    seed: int
+
+
 class Manifest(BaseModel):
     """What the trace says of itself. Rewritten at the start and whenever a file is closed."""
 
@@ -138,9 +185,16 @@ class Manifest(BaseModel):
     rank_ordered: bool | None = None  # is slot 0 the router's first choice? None: not known
     weights: bool = False
     token_ids: bool = False
+    margins: bool = False
+    next_layer: bool = False
     complete: bool = False  # closed by its writer, not cut off
     tokens: NonNegativeInt = 0
     dropped: dict[str, NonNegativeInt] = {}  # tokens seen and not recorded, by reason
+    rotated_tokens: NonNegativeInt = 0  # recorded, then let go to make room
+    first_segment: NonNegativeInt = 0  # segments of lower numbers were let go
+    sampling: Sampling | None = None  # None: every request was to be recorded
+    requests_sampled_out: NonNegativeInt = 0
+    tokens_sampled_out: NonNegativeInt = 0
     files: list[StoredFile] = []
 
     @field_validator("layers")
@@ -159,6 +213,8 @@ class Manifest(BaseModel):
             self.top_k,
             weights=self.weights,
             token_ids=self.token_ids,
+            margins=self.margins,
+            next_layer=self.next_layer,
         )
 
     def stored(self, file: str) -> StoredFile | None:
@@ -188,6 +244,8 @@ class Manifest(BaseModel):
     def load(cls, folder: Path) -> Manifest:
         """Read the manifest of the trace in `folder`; TraceError says what is wrong with it."""
         path = folder / MANIFEST
+        if path.exists() and not path.is_file():
+            raise TraceError(f"{path}: is not a file")  # to read a FIFO would wait for ever
         try:
             manifest = cls.model_validate(json.loads(path.read_text()))
         except FileNotFoundError:

@@ -29,14 +29,15 @@ def writing_error(path: Path, error: Exception) -> Exception:
     if isinstance(error, MoeprofError):
         return error
     if isinstance(error, OSError):
-        reason = os.strerror(error.errno) if error.errno else _first_line(error)
+        reason = os.strerror(error.errno) if error.errno else first_line(error)
         return TraceWriteError(error.errno, reason, str(path))
     if isinstance(error, pa.ArrowException):
-        return MoeprofError(f"{path}: {_first_line(error)}")
+        return MoeprofError(f"{path}: {first_line(error)}")
     return error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What `error` says, in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -143,15 +144,20 @@ def seal(
     return stream.stored(root)
 
 
-def resume(stream: StreamWriter, compression: str | None = None) -> StreamWriter:
+def resume(
+    stream: StreamWriter, compression: str | None = None, *, newest_bytes: int | None = None
+) -> StreamWriter:
     """The rows of `stream` in larger batches in a new file of its name, open for more.
 
-    Raises TraceError if not all of them can be read back; the old file then stays.
+    With `newest_bytes` only the last rows, of about that size. Raises TraceError if not all of
+    them can be read back; the old file then stays.
     """
     batches, cut = read_batches(stream.path)
     rows = sum(batch.num_rows for batch in batches)
     if rows != stream.rows:
         raise TraceError(f"{stream.path}: {rows:,} of {stream.rows:,} rows can be read: {cut}")
+    if newest_bytes is not None:
+        batches = _newest(batches, stream.schema, newest_bytes)
     path = stream.path.with_suffix(".tmp")
     try:
         draft = StreamWriter(path, stream.schema, compression)
@@ -162,6 +168,14 @@ def resume(stream: StreamWriter, compression: str | None = None) -> StreamWriter
         path.unlink(missing_ok=True)
         raise
     return draft
+
+
+def _newest(batches: list[pa.RecordBatch], schema: pa.Schema, size: int) -> list[pa.RecordBatch]:
+    """The last rows of `batches`, of about `size` bytes if all rows are alike."""
+    table = pa.Table.from_batches(batches, schema)
+    kept = len(table) * size // max(table.nbytes, 1)
+    batches = table.slice(max(0, len(table) - kept)).to_batches()
+    return list(batches)
 
 
 def _merged(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -196,7 +210,7 @@ def read_batches(path: Path) -> tuple[list[pa.RecordBatch], str | None]:
     except StopIteration:
         return batches, None
     except (OSError, pa.ArrowException, MemoryError, OverflowError) as error:
-        return batches, _first_line(error)
+        return batches, first_line(error)
 
 
 def read_stored(

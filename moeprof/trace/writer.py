@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
 from moeprof.trace.columns import check_ids, concat_rows, to_batch
+from moeprof.trace.folder import make_folder
+from moeprof.trace.limits import SizeLimit
 from moeprof.trace.rows import Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
-    FOLDER_MODE,
-    MANIFEST,
     REQUEST_SCHEMA,
     REQUESTS,
     SEGMENTS,
@@ -31,12 +29,18 @@ from moeprof.trace.schema import (
     TELEMETRY_SCHEMA,
     Manifest,
     StoredFile,
+    segment_file,
+    segment_number,
 )
-from moeprof.trace.streams import COMPACT_ROWS, StreamWriter, resume, seal, writing_error
+from moeprof.trace.sides import SideFile
+from moeprof.trace.streams import COMPACT_ROWS, StreamWriter, seal, writing_error
 
 FLUSH_SECONDS = 0.5
 MANIFEST_SECONDS = 1.0
 SEGMENT_BYTES = 256 << 20
+
+WRITE_FAILED = "write failed"
+SIZE_LIMIT = "size limit"
 
 
 class TraceWriter:
@@ -45,6 +49,11 @@ class TraceWriter:
     Rows are held up to 65,536 or half a second, whichever comes first, then appended to the open
     segment; the owner calls `tick()` at least four times a second so that nothing waits longer.
     A full segment is compacted, checksummed and swapped in on a thread of its own.
+
+    With `max_bytes` the folder never takes more: once rows would not fit it is `full`, they and
+    all later ones are counted as dropped, and the trace closes complete. With `rotate` as well,
+    the oldest segments are let go to make room and counted in `rotated_tokens`. `sampling` (rate
+    and seed) says that only a random part of the requests is written; `leave_out` counts the rest.
 
     Raises InputError if `path` exists and `force` is false, or on rows of another shape, with ids
     that are no experts or steps that decrease; TraceWriteError where the disk refuses. After that
@@ -62,10 +71,15 @@ class TraceWriter:
         engine_version: str = "",
         weights: bool = False,
         token_ids: bool = False,
+        margins: bool = False,
+        next_layer: bool = False,
         rank_ordered: bool | None = None,
         force: bool = False,
         clock_base: float | None = None,
         segment_bytes: int = SEGMENT_BYTES,
+        max_bytes: int | None = None,
+        rotate: bool = False,
+        sampling: Mapping[str, float] | None = None,
         compression: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,55 +96,100 @@ class TraceWriter:
             rank_ordered=rank_ordered,
             weights=weights,
             token_ids=token_ids,
+            margins=margins,
+            next_layer=next_layer,
+            sampling=sampling,
         )
+        if rotate and max_bytes is None:
+            raise TraceError("rotate=True needs max_bytes, the size to stay below")
         self._clock = clock
-        self._segment_bytes = segment_bytes
         self._compression = compression
         self._pending: list[TokenRows] = []
         self._pending_rows = 0
         self._dirty_since: float | None = None
         self._last_step: int | None = None
-        self._requests: dict[int, Request] = {}
-        self._telemetry: list[TelemetrySample] = []
         self._dropped: Counter[str] = Counter()
         self._segment: StreamWriter | None = None
         self._segments = 0
-        self._side: dict[str, StreamWriter] = {}
+        self._ended: deque[_Ended] = deque()  # segments from the oldest that is kept
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="moeprof-seal")
         self._sealing: list[Future[StoredFile]] = []
         self._saved_at = clock()
+        self._stale = False  # the manifest on disk lacks some counts
+        self._rotate = rotate
+        self._full = False
         self._closed = False
-        _make_folder(self.path, force)
+        schema = self.manifest.segment_schema
+        limit = None if max_bytes is None else SizeLimit(self.path, max_bytes, schema)
+        self._limit = limit
+        self._segment_bytes = min(segment_bytes, limit.segment_bytes) if limit else segment_bytes
+        share = limit.side_bytes if limit else None
+        self._requests, self._telemetry = (
+            SideFile(self.path / file, columns, max_bytes=share, newest=rotate)
+            for file, columns in ((REQUESTS, REQUEST_SCHEMA), (TELEMETRY, TELEMETRY_SCHEMA))
+        )
+        make_folder(self.path, force)
         _raise_first(self.path, _attempt(self._save_manifest))
 
-    def write(self, rows: TokenRows) -> None:
-        """Append `rows`; they are on disk after at most half a second of `tick()`s."""
+    @property
+    def full(self) -> bool:
+        """Whether the size limit was reached: no row is taken any more."""
+        return self._full or self._requests.full
+
+    def write(self, rows: TokenRows) -> bool:
+        """Append `rows`; they are on disk after at most half a second of `tick()`s.
+
+        False if the size limit leaves no room for them; they then count as dropped.
+        """
+        self._refuse_closed()
         self._check(rows)
         if not len(rows):
-            return
+            return True
+        if not self._make_room(len(rows)):
+            self._lose(len(rows), SIZE_LIMIT)
+            self.tick()
+            return False
         self._last_step = int(rows.step[-1])
         self._pending.append(rows)
         self._pending_rows += len(rows)
         self.manifest.tokens += len(rows)
         self._touch()
-        if self._pending_rows >= COMPACT_ROWS:
+        if self._is_batch(self._pending_rows):
             self.flush()
         else:
             self.tick()
+        return True
 
     def put_request(self, request: Request) -> None:
-        """Record or replace what is known of a request."""
-        self._requests[request.index] = request
+        """Record or replace what is known of a request. TraceError on values that cannot be."""
+        self._refuse_closed()
+        self._requests.put(asdict(request), request.index)
         self._touch()
 
     def put_telemetry(self, sample: TelemetrySample) -> None:
-        """Record one NVML sample."""
-        self._telemetry.append(sample)
+        """Record one NVML sample. TraceError on values that cannot be."""
+        self._refuse_closed()
+        self._telemetry.put(asdict(sample))
         self._touch()
 
     def drop(self, tokens: int, reason: str) -> None:
         """Count tokens that were seen and are not recorded."""
+        self._refuse_closed()
+        _refuse_negative(tokens)
+        self._lose(tokens, reason)
+
+    def _lose(self, tokens: int, reason: str) -> None:
         self._dropped[reason] += tokens
+        self._stale = True
+        self._touch()
+
+    def leave_out(self, tokens: int, requests: int = 0) -> None:
+        """Count what the sampler left out: it was not to be recorded, so it is not dropped."""
+        self._refuse_closed()
+        _refuse_negative(tokens, requests)
+        self.manifest.tokens_sampled_out += tokens
+        self.manifest.requests_sampled_out += requests
+        self._stale = True
         self._touch()
 
     def tick(self) -> None:
@@ -146,24 +205,26 @@ class TraceWriter:
         next flush if they could not be written, tokens are counted as dropped.
         """
         self._dirty_since = None
-        steps = (self._flush_requests, self._flush_telemetry, self._flush_tokens)
-        errors = _attempt(*steps, self._note_sealed, self._save_dropped)
-        if self._requests or self._telemetry:
+        steps = (self._requests.flush, self._telemetry.flush, self._flush_tokens)
+        errors = _attempt(*steps, self._note_sealed, self._save_counts)
+        if self._requests.waiting or self._telemetry.waiting:
             self._touch()
+        if self._limit is not None:
+            self._limit.measure()
         _raise_first(self.path, errors)
 
-    def close(self) -> None:
+    def close(self, *, complete: bool = True) -> None:
         """Write the rest, close and checksum every file, and mark the trace complete.
 
-        Every step is tried and the manifest saved, then the first failure raised; after one the
-        trace is not marked complete.
+        Every step is tried and the manifest saved, then the first failure raised. The trace is
+        not marked complete after one, or if the caller says that a part is missing.
         """
         if self._closed:
             return
         self._closed = True
         ends = (self._end_segment, self._end_sides, self._sealer.shutdown)
         errors = _attempt(self.flush, *ends, self._note_sealed)
-        self.manifest.complete = not errors
+        self.manifest.complete = complete and not errors
         errors += _attempt(self._save_manifest)
         _raise_first(self.path, errors)
 
@@ -186,6 +247,8 @@ class TraceWriter:
         for name, wanted, given in (
             ("weights", manifest.weights, rows.weights),
             ("token_id", manifest.token_ids, rows.token_id),
+            ("margins", manifest.margins, rows.margins),
+            ("next_experts", manifest.next_layer, rows.next_experts),
         ):
             if wanted != (given is not None):
                 has = "must have" if wanted else "must not have"
@@ -202,20 +265,60 @@ class TraceWriter:
         if len(step) and self._last_step is not None and step[0] < self._last_step:
             raise TraceError(f"row 0: step {step[0]} follows step {self._last_step}")
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise TraceError(f"{self.path}: is closed, nothing more can be written to it")
+
+    def _is_batch(self, rows: int) -> bool:
+        """Whether `rows` are enough to be written without waiting for more."""
+        enough = self._limit is not None and self._limit.batch_bytes(rows) >= self._segment_bytes
+        return enough or rows >= COMPACT_ROWS
+
+    def _make_room(self, rows: int) -> bool:
+        """Whether `rows` more may be held; the oldest segments go if that is what it takes."""
+        if self._limit is None:
+            return True
+        while not self.full and not self._fits(self._limit, self._pending_rows + rows):
+            if not self._rotate:
+                self._full = True
+            elif not (self._ended or self._segment or self._pending):
+                return False  # more rows at once than the whole trace may hold
+            elif errors := _attempt(self._let_go_oldest):
+                self._lose(rows, WRITE_FAILED)
+                _raise_first(self.path, errors)
+        return not self.full
+
+    def _fits(self, limit: SizeLimit, rows: int) -> bool:
+        rewritten = max((ended.bytes for ended in self._ended if not ended.seal.done()), default=0)
+        return limit.fits(rows, max(rewritten, self._segment.bytes if self._segment else 0))
+
+    def _let_go_oldest(self) -> None:
+        """Remove the oldest segment, the open one if there is no other.
+
+        The manifest says so first: between the two, a reader passes over a file of that number.
+        """
+        if not self._ended:
+            self.flush()
+            self._end_segment()
+        oldest = self._ended[0]
+        wait([oldest.seal])
+        self._ended.popleft()
+        if oldest.seal in self._sealing:
+            self._sealing.remove(oldest.seal)
+        manifest = self.manifest
+        manifest.first_segment = oldest.number + 1
+        manifest.files = [s for s in manifest.files if s.file != segment_file(oldest.number)]
+        manifest.tokens -= oldest.rows
+        manifest.rotated_tokens += oldest.rows
+        self._save_manifest()
+        for path in (self.path / SEGMENTS).glob("*.arrows"):
+            if 0 <= segment_number(path.name) <= oldest.number:
+                path.unlink()
+
     def _touch(self) -> None:
         """Something waits to be written, from now if nothing did before."""
         if self._dirty_since is None:
             self._dirty_since = self._clock()
-
-    def _flush_requests(self) -> None:
-        rows = [asdict(request) for request in self._requests.values()]
-        self._flush_side(REQUESTS, REQUEST_SCHEMA, rows)
-        self._requests.clear()
-
-    def _flush_telemetry(self) -> None:
-        rows = [asdict(sample) for sample in self._telemetry]
-        self._flush_side(TELEMETRY, TELEMETRY_SCHEMA, rows)
-        self._telemetry.clear()
 
     def _flush_tokens(self) -> None:
         if self._pending:
@@ -228,7 +331,7 @@ class TraceWriter:
             segment.append(to_batch(rows, self.manifest))
         except Exception:
             self.manifest.tokens -= len(rows)
-            self.drop(len(rows), "write failed")
+            self._lose(len(rows), WRITE_FAILED)
             self._end_segment()  # a whole prefix; a later write starts another
             raise
         if segment.bytes >= self._segment_bytes:
@@ -237,7 +340,7 @@ class TraceWriter:
             self._sealer.submit(segment.sum_up)  # while the next batch is being made
 
     def _open_segment(self) -> StreamWriter:
-        path = self.path / SEGMENTS / f"{self._segments:06d}.arrows"
+        path = self.path / segment_file(self._segments)
         self._segment = StreamWriter(path, self.manifest.segment_schema)
         self._segments += 1
         return self._segment
@@ -245,35 +348,39 @@ class TraceWriter:
     def _end_segment(self) -> None:
         if self._segment is not None:
             segment, self._segment = self._segment, None
-            self._end_stream(segment)
+            sealing = self._end_stream(segment)
+            self._ended.append(_Ended(self._segments - 1, segment.rows, segment.bytes, sealing))
 
     def _end_sides(self) -> None:
-        ends = [partial(self._end_stream, side) for side in self._side.values()]
+        sides = [self._requests.stream, self._telemetry.stream]
+        ends = [partial(self._end_stream, side) for side in sides if side is not None]
         _raise_first(self.path, _attempt(*ends))
 
-    def _end_stream(self, stream: StreamWriter) -> None:
+    def _end_stream(self, stream: StreamWriter) -> Future[StoredFile]:
         stream.close()
         compact = stream.batches > 1 + stream.rows // COMPACT_ROWS
-        self._sealing.append(
-            self._sealer.submit(
-                seal, self.path, stream, compact=compact, compression=self._compression
-            )
+        sealing = self._sealer.submit(
+            seal, self.path, stream, compact=compact, compression=self._compression
         )
+        self._sealing.append(sealing)
+        return sealing
 
     def _note_sealed(self) -> None:
         """Take the checksums of files that the sealing thread has finished into the manifest."""
-        done = [future for future in self._sealing if future.done()]
-        if not done:
-            return
-        self._sealing = [future for future in self._sealing if future not in done]
-        errors = [error for future in done if isinstance(error := future.exception(), Exception)]
-        self.manifest.files += [future.result() for future in done if not future.exception()]
-        self._save_manifest()
-        _raise_first(self.path, errors)
+        if any(future.done() for future in self._sealing):
+            errors = self._take_sealed()
+            self._save_manifest()
+            _raise_first(self.path, errors)
 
-    def _save_dropped(self) -> None:
+    def _take_sealed(self) -> list[Exception]:
+        done = [future for future in self._sealing if future.done()]
+        self._sealing = [future for future in self._sealing if future not in done]
+        self.manifest.files += [future.result() for future in done if not future.exception()]
+        return [error for future in done if isinstance(error := future.exception(), Exception)]
+
+    def _save_counts(self) -> None:
         """One save a second at most: a source may drop one token at a time."""
-        if self.manifest.dropped == self._dropped:
+        if not self._stale:
             return
         if self._clock() - self._saved_at >= MANIFEST_SECONDS:
             self._save_manifest()
@@ -285,20 +392,24 @@ class TraceWriter:
         self.manifest.files.sort(key=lambda stored: stored.file)
         self.manifest.save(self.path)
         self._saved_at = self._clock()
-
-    def _flush_side(self, file: str, schema: pa.Schema, rows: list[dict[str, object]]) -> None:
-        if not rows:
-            return
-        side = self._side.get(file)
-        if side is None:
-            side = StreamWriter(self.path / file, schema)
-        elif side.failed:
-            side = resume(side)
-        self._side[file] = side
-        side.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+        self._stale = False
 
 
-def _attempt(*steps: Callable[[], None]) -> list[Exception]:
+class _Ended(NamedTuple):
+    """A segment that takes no more rows."""
+
+    number: int
+    rows: int
+    bytes: int  # before it is compacted
+    seal: Future[StoredFile]
+
+
+def _refuse_negative(*counts: int) -> None:
+    if min(counts) < 0:
+        raise TraceError(f"{min(counts):,} is no number of tokens or requests")
+
+
+def _attempt(*steps: Callable[[], object]) -> list[Exception]:
     """Run every step whatever the others do, and return what failed."""
     errors = []
     for step in steps:
@@ -312,19 +423,3 @@ def _attempt(*steps: Callable[[], None]) -> list[Exception]:
 def _raise_first(path: Path, errors: list[Exception]) -> None:
     if errors:
         raise writing_error(path, errors[0]) from None
-
-
-def _make_folder(path: Path, force: bool) -> None:
-    """An empty folder for the trace; replaces a trace, and nothing but a trace, when forced."""
-    if path.exists():
-        if not force:
-            raise TraceError(f"{path} exists, it will not be overwritten without --force")
-        if not (path / MANIFEST).is_file():
-            raise TraceError(f"{path} is not a trace, --force replaces only traces")
-    try:
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(mode=FOLDER_MODE, parents=True)
-        (path / SEGMENTS).mkdir(mode=FOLDER_MODE)
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be created: {error.strerror}") from None

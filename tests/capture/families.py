@@ -27,6 +27,11 @@ WHOLE_MODELS = ("ForCausalLM", "Generation", "Diffusion")
 # Parts that can be recorded where the whole model has several towers.
 PARTS = {"DiffusionGemmaEncoderTextModel", "Qwen3OmniMoeTalkerModel"}
 TAKE_EMBEDDINGS = {"Qwen3OmniMoeTalkerModel"}
+# Routers of which nothing is recorded though their family is, and why.
+LEFT_OUT = {
+    "Dots3NoteVisionTopKRouter": "it routes patches of images, and only text is recorded",
+    "Qwen3OmniMoeTextTopKRouter": "no model of transformers has it",
+}
 # JetMoE's attention is a mixture of experts too; the MLP's is the one that is recorded.
 NOT_RECORDED = re.compile(r"vision|visual|audio|attention")
 
@@ -63,6 +68,7 @@ def outcomes(family: str) -> tuple[Outcome, ...]:
 def _kinds(family: str) -> Iterator[Any]:
     """Whole language models, with and without towers for images and sound, or what there is."""
     kinds = list(model_classes(family))
+    kinds = [k for k in kinds if not any(k is not o and issubclass(k, o) for o in kinds)]  # aliases
     whole = [kind for kind in kinds if kind.__name__.endswith(WHOLE_MODELS)]
     yield from whole or kinds[:1]
     yield from (kind for kind in kinds if kind.__name__ in PARTS)
@@ -107,7 +113,7 @@ class RouterOracle:
         self.told: set[str] = set()
         self._said: dict[int, list[tuple[Any, Any]]] = {}  # by layer: weights and ids of a call
         self._handles = [
-            module.register_forward_hook(self._keep(_layer_of(path)))
+            module.register_forward_hook(self._keep(path))
             for path, module in model.named_modules()
             if type(module).__name__ in names and not NOT_RECORDED.search(path)
         ]
@@ -122,7 +128,7 @@ class RouterOracle:
             np.testing.assert_allclose(trace.weights(layer), weights, rtol=2e-3, atol=1e-4)
             assert len(np.unique(ids)) > TOP_K  # or the comparison says little
 
-    def _keep(self, layer: int) -> Any:
+    def _keep(self, path: str) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
             name = type(module).__name__
             weights, ids = chosen(name, module, output)
@@ -131,7 +137,7 @@ class RouterOracle:
             if routing_in_output(output, k) is not None:
                 self.told.add(name)
             said = weights.float().reshape(-1, k).numpy().copy(), ids.reshape(-1, k).numpy().copy()
-            self._said.setdefault(layer, []).append(said)
+            self._said.setdefault(_layer_of(path), []).append(said)
 
         return hook
 
@@ -165,17 +171,18 @@ def spread_routers(model: Any, names: frozenset[str]) -> None:
 
     with torch.no_grad():
         for module in model.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                if "bias" in name:
-                    buffer.copy_(torch.randn(buffer.shape) * 0.1)
-                elif name == "tid2eid":  # DeepSeek-V4: from a token to its experts
-                    buffer.copy_(torch.rand(len(buffer), EXPERTS).topk(TOP_K).indices)
-            if type(module).__name__ in names:
-                for parameter in module.parameters():
-                    torch.nn.init.normal_(parameter, std=0.5)
+            std = 0.5 if type(module).__name__ in names else 0.05
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for name, tensor in own:
+                if name == "tid2eid":  # DeepSeek-V4: from a token to its experts
+                    tensor.copy_(torch.rand(len(tensor), EXPERTS).topk(TOP_K).indices)
+                elif "bias" in name and tensor.shape == (EXPERTS,):
+                    tensor.normal_(std=0.1)
+                elif isinstance(tensor, torch.nn.Parameter) and tensor.ndim > 1:
+                    tensor.normal_(std=std)  # some of it transformers leaves as it lay in memory
 
 
 def _layer_of(path: str) -> int:
     """The number after the name of the list of layers."""
-    (number,) = re.findall(r"\blayers\.(\d+)\.", path)
+    (number,) = re.findall(r"\b(?:layers|blocks)\.(\d+)\.", path)
     return int(number)

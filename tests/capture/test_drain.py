@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from moeprof.capture.drain import Drain
 
 
 def test_items_arrive_in_order_and_all_before_close_returns() -> None:
     seen: list[int] = []
-    drain = Drain(seen.append, lambda: None, 1000)
+    drain = Drain(seen.extend, lambda: None, 1000)
     assert all(drain.offer(item, 1) for item in range(500))
     drain.close()
     drain.close()
@@ -19,9 +20,9 @@ def test_items_arrive_in_order_and_all_before_close_returns() -> None:
 def test_beyond_the_limit_an_offer_is_refused_at_once() -> None:
     go, seen = threading.Event(), list[str]()
 
-    def handle(item: str) -> None:
+    def handle(items: Sequence[str]) -> None:
         go.wait()
-        seen.append(item)
+        seen.extend(items)
 
     drain = Drain(handle, lambda: None, 100)
     assert drain.offer("a", 60)
@@ -37,6 +38,6 @@ def test_beyond_the_limit_an_offer_is_refused_at_once() -> None:
 
 def test_it_ticks_while_nothing_comes() -> None:
     ticked = threading.Event()
-    drain = Drain(lambda item: None, ticked.set, 100)
+    drain = Drain(lambda items: None, ticked.set, 100)
     assert ticked.wait(10)
     drain.close()

@@ -110,9 +110,9 @@ def test_a_stalled_writer_drops_whole_steps_and_bounds_memory(
     handle = StepHandler.handle
     waiting: list[int] = []
 
-    def stalled(self: StepHandler, item: Any) -> None:
+    def stalled(self: StepHandler, items: Any) -> None:
         go.wait()
-        handle(self, item)
+        handle(self, items)
 
     monkeypatch.setattr(StepHandler, "handle", stalled)
     offers = watch_pending(monkeypatch, waiting)

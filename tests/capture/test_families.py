@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,9 +11,9 @@ pytest.importorskip("transformers", reason="needs the extra 'capture'")
 
 from moeprof.capture import record
 
-from .families import NOT_RECORDED, outcomes, outcomes_with
+from .families import LEFT_OUT, outcomes, outcomes_with
 from .router_classes import RouterClass, families_with_experts, is_used, router_classes
-from .tiny_models import EXPERTS, model_classes, tiny_model
+from .tiny_models import model_classes, tiny_model
 
 ROUTERS = router_classes()
 FAMILIES = sorted({router.family for router in ROUTERS})
@@ -29,12 +27,7 @@ REFUSED = {
     "Qwen3OmniMoeForConditionalGeneration": "several towers",
     "Qwen3OmniMoeTalkerForConditionalGeneration": "model_type is missing",
     "SwitchTransformersForConditionalGeneration": "encoder-decoder",
-    "ZayaForCausalLM": "expert 0 where a token skips",
-}
-# Routers of which nothing is recorded though a model of theirs may be, and why.
-LEFT_OUT = {
-    "Dots3NoteVisionTopKRouter": "it routes patches of images",
-    "Qwen3OmniMoeTextTopKRouter": "no model has it",
+    "ZayaForCausalLM": "expert 0 where a token skips all",
 }
 
 
@@ -69,3 +62,21 @@ def test_no_router_is_passed_over_silently(router: RouterClass) -> None:
         assert any(router.name in outcome.compared for outcome in found)
     else:
         assert found
+
+
+def test_a_step_with_images_is_dropped_where_each_router_sees_only_some_tokens(
+    tmp_path: Path,
+) -> None:
+    # ERNIE 4.5 VL: in every layer one router for text, one for patches of images.
+    import torch
+
+    (kind, *_) = (k for k in model_classes("ernie4_5_vl_moe") if k.__name__.endswith("Generation"))
+    model = tiny_model(kind)
+    ids = torch.arange(3, 15).view(2, 6)
+    images = torch.zeros_like(ids)
+    images[:, 2:4] = 1
+    with record(model, tmp_path / "t.moetrace") as recording, torch.no_grad():
+        model(input_ids=ids, moe_mm_token_type_ids=images)
+        model(input_ids=ids)
+    assert recording.tokens == 12
+    assert recording.drop_reasons == {"no router gave one row a token": 12}

@@ -19,8 +19,8 @@ SIZES = (
         "intermediate_size_mlp moe_hidden_size text_hidden_size thinker_hidden_size hc_lowrank "
         "out_hidden_size projector_hidden_size projection_hidden_dim merged_hidden_size "
         "projection_intermediate_size vision_output_dim projector_input_dim projector_output_dim "
-        "encoder_ffn_dim decoder_ffn_dim output_dim adapter_in_dim adapter_out_dim adapter_input_size "
-        "d_ff mlp_dim output_channels output_proj_dims decoder_dim",
+        "encoder_ffn_dim decoder_ffn_dim output_dim adapter_in_dim adapter_out_dim "
+        "adapter_input_size d_ff mlp_dim output_channels output_proj_dims decoder_dim",
     ),
     (
         16,
@@ -66,6 +66,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "DeepseekV4Config": {"mlp_layer_types": ["hash_moe", "hash_moe", "moe", "moe"]},
     "DogeConfig": {"is_moe": True, "num_experts": 16},
     "Dots1Config": {"n_shared_experts": 1},
+    "Dots3NoteTextConfig": {
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 16,
+        "swa_head_dim": 16,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_qk_nope_head_dim": 8,
+        "swa_qk_rope_head_dim": 8,
+        "swa_v_head_dim": 8,
+    },
     "Dots3NoteVisionConfig": {"pyramid_num_routed": [-1, EXPERTS, EXPERTS, EXPERTS]},
     "Ernie4_5_VLMoeTextConfig": {"moe_intermediate_size": [16, 16], "rope_parameters": AXES},
     "Gemma4TextConfig": {"enable_moe_block": True},
@@ -78,6 +88,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "MiMoV2FlashConfig": {"head_dim": 24, "v_head_dim": 16, "num_key_value_heads": 2},
     "MuseSparkAudioConfig": {"hidden_sizes": [8, 8, 8, 8], "out_hidden_size": 32},
     "Qwen3OmniMoeTalkerConfig": {"spatial_merge_size": 2},
+    "Qwen3OmniMoeThinkerConfig": {"vision_start_token_id": 60},
     "Qwen3OmniMoeTalkerTextConfig": {"shared_expert_intermediate_size": 16},
     "Qwen4ExpTextConfig": {
         "indexer_n_heads": 2,

@@ -47,7 +47,21 @@ def config(**changes: Any) -> dict[str, Any]:
         ({"first_k_dense_replace": 3}, (3, 4, 5)),
         ({"decoder_sparse_step": 2}, (1, 3, 5)),
         ({"decoder_sparse_step": 1, "mlp_only_layers": [0, 5]}, (1, 2, 3, 4)),
+        ({"interleave_moe_layer_step": 3}, (2, 5)),
+        ({"moe_layers": [1, 3], "interleave_moe_layer_step": 2}, (1, 3)),
+        ({"moe_layers_enum": "2,4,5,6"}, (2, 4, 5)),
+        ({"num_dense_layers": 4}, (4, 5)),
+        (
+            {"moe_layer_start_index": 1, "moe_layer_end_index": 3, "moe_layer_interval": 1},
+            (1, 2, 3),
+        ),
+        ({"moe_layer_start_index": 4, "moe_layer_end_index": -1}, (4, 5)),
+        ({"expert_layer_period": 3, "expert_layer_offset": 1}, (1, 4)),
+        ({"mlp_layer_types": ["hash_moe", "moe", "dense"] * 2}, (0, 1, 3, 4)),
+        ({"hybrid_override_pattern": "MEM*E-"}, (1, 4)),
+        ({"layers_block_type": ["moe", "mlp"] * 3, "num_hidden_layers": None}, (0, 2, 4)),
         ({"num_experts": 0, "num_experts_per_tok": None}, ()),
+        ({"is_moe": False}, ()),
     ],
 )
 def test_layers_that_route(changes: dict[str, Any], layers: tuple[int, ...]) -> None:
@@ -55,6 +69,18 @@ def test_layers_that_route(changes: dict[str, Any], layers: tuple[int, ...]) -> 
     assert model.moe_layers == layers
     dense = 3 * 64 * 96 * (6 - len(layers))
     assert model.parameters["dense"] == dense
+
+
+def test_one_value_may_be_written_for_every_layer() -> None:
+    listed = config(num_experts_per_tok=[2] * 6, moe_intermediate_size=[32] * 6)
+    assert MoEModel.from_config(listed) == MoEModel.from_config(config())
+
+
+@pytest.mark.parametrize("outer", ["text_config", "language_config", "thinker_config"])
+def test_the_language_model_of_several_parts_is_read(outer: str) -> None:
+    nested = {"model_type": "qwen3_omni_moe", outer: config(), "vision_config": {"depth": 2}}
+    model = MoEModel.from_config(nested, count_tensors=False)
+    assert (model.model_type, model.layers, model.experts) == ("qwen3_omni_moe", 6, 8)
 
 
 @pytest.mark.parametrize("key", ["num_local_experts", "n_routed_experts", "moe_num_experts"])
@@ -115,6 +141,9 @@ def test_several_shared_experts_are_counted_each() -> None:
         ({"num_experts_per_tok": 9}, "num_experts_per_tok: 9 experts of 8"),
         ({"num_experts_per_tok": 0}, "num_experts_per_tok: 0 of 8"),
         ({"num_experts_per_tok": None}, "num_experts_per_tok is missing"),
+        ({"num_experts_per_tok": [2, 1]}, "or differs by layer"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder: 'qwen3_moe' is no decoder alone"),
+        ({"moe_layers_enum": "1,x"}, "moe_layers_enum: "),
         ({"num_local_experts": 4}, "num_local_experts is 4 but num_experts is 8"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple"),
         ({"num_key_value_heads": None}, "num_key_value_heads is missing"),

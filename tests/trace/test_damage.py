@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -283,3 +284,11 @@ def test_kill_9_loses_at_most_the_last_second(tmp_path: Path) -> None:
     assert due > 100, "the recorder hardly ran"
     assert trace.tokens > due
     assert "its writer did not close it" in trace.problems[0]
+
+
+def test_a_manifest_that_would_never_end_is_refused(saved: Callable[..., Path]) -> None:
+    path = saved(10)
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
+    with pytest.raises(TraceError, match=r"manifest\.json: is not a file"):
+        open_trace(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from moeprof.errors import MoeprofError, TraceError
@@ -27,6 +28,7 @@ from moeprof.trace import (
     writer,
 )
 from moeprof.trace.schema import REQUEST_SCHEMA, Manifest
+from moeprof.trace.sides import SideFile
 from moeprof.trace.streams import StreamWriter, read_batches
 from tests.trace.test_store import assert_same, part
 
@@ -139,7 +141,7 @@ def test_after_a_failed_write_the_next_ones_are_whole(
 
 def test_a_failed_stream_takes_no_more(tmp_path: Path, model: MoEModel, rows: TokenRows) -> None:
     stream = StreamWriter(tmp_path / "s", REQUEST_SCHEMA)
-    batch = writer.pa.RecordBatch.from_pylist([{"index": 1}], schema=REQUEST_SCHEMA)
+    batch = pa.RecordBatch.from_pylist([{"index": 1}], schema=REQUEST_SCHEMA)
     stream.append(batch)
     with files_end_at(stream.bytes + 10), pytest.raises(OSError):
         stream.append(batch)
@@ -176,7 +178,7 @@ def test_requests_that_cannot_be_written_keep_no_token_back(
         out.put_request(Request(0))
         out.write(rows)
         with monkeypatch.context() as patch:
-            patch.setattr(TraceWriter, "_flush_side", refuse)
+            patch.setattr(SideFile, "flush", refuse)
             with pytest.raises(MoeprofError, match="No space left"):
                 out.flush()
         assert open_trace(out.path).tokens == 3000

@@ -15,6 +15,7 @@ from moeprof.capture.transformers.boundaries import wrap_method
 from moeprof.capture.transformers.forward import cache_columns, forward_parameters
 from moeprof.capture.transformers.readers import Routed, routing_in_arguments, routing_in_output
 from moeprof.capture.transformers.routers import RouterSite
+from moeprof.capture.transformers.scores import Extras
 from moeprof.capture.transformers.session import CaptureSession
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ def attach(
     top_k: int,
     session: CaptureSession,
     tap: Tap,
+    extras: Sequence[Extras] | None,
 ) -> None:
-    """Put the hooks in; `stack` takes them out."""
+    """Put the hooks in; `stack` takes them out. `extras`: of each layer, if any were asked for."""
     graph_ops.connect(tap.number, session)
     stack.callback(graph_ops.disconnect, tap.number)
     for slot, layer_sites in enumerate(sites.values()):
-        stack.callback(_LayerListener(slot, layer_sites, top_k, session, tap).remove)
+        extra = None if extras is None else extras[slot]
+        stack.callback(_LayerListener(slot, layer_sites, top_k, session, tap, extra).remove)
     names = forward_parameters(model)
     _attach_to_forward(stack, model, names, session, tap)
 
@@ -148,12 +151,14 @@ class _LayerListener:
         top_k: int,
         session: CaptureSession,
         tap: Tap,
+        extras: Extras | None,
     ) -> None:
         self._slot = slot
         self._top_k = top_k
         self._session = session
         self._tap = tap
         self._anchor = tap.by_slot[slot]
+        self._extras = extras
         self._believed: RouterSite | None = None
         self._handles = {site.path: self._hook(index, site) for index, site in enumerate(sites)}
 
@@ -166,38 +171,59 @@ class _LayerListener:
     def _hook(self, index: int, site: RouterSite) -> Any:
         def experts_are_called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if _is_compiling():
-                self._trace(index, routing_in_arguments(args, kwargs, self._top_k))
+                self._trace(index, routing_in_arguments(args, kwargs, self._top_k), args, kwargs)
             else:
-                self._hear(site, routing_in_arguments, args, kwargs)
+                self._hear(site, routing_in_arguments, (args, kwargs), args, kwargs)
 
-        def router_returned(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        def router_returned(
+            module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
             if _is_compiling():
-                self._trace(index, routing_in_output(output, self._top_k))
+                self._trace(index, routing_in_output(output, self._top_k), args, kwargs)
             else:
-                self._hear(site, routing_in_output, output)
+                self._hear(site, routing_in_output, (output,), args, kwargs)
 
         if site.asks_experts:
             return site.module.register_forward_pre_hook(experts_are_called, with_kwargs=True)
-        return site.module.register_forward_hook(router_returned)
+        return site.module.register_forward_hook(router_returned, with_kwargs=True)
 
-    def _trace(self, index: int, routed: Routed | None) -> None:
+    def _written(self, routed: Routed, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Written:
+        if self._extras is None:
+            return Written(routed.ids, routed.weights)
+        return self._extras.written(routed, args, kwargs)
+
+    def _trace(
+        self,
+        index: int,
+        routed: Routed | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
         """Put `route` into the graph, unless another site of the layer is believed."""
         import torch
 
         if routed is not None and self._tap.claim(self._slot, index):
-            weights = None if routed.weights is None else routed.weights.detach()
-            torch.ops.moeprof.route(
-                self._anchor, self._tap.number, self._slot, routed.ids, weights, None, None, None
-            )
+            fields = [
+                None if field is None else field.detach()
+                for field in self._written(routed, args, kwargs)
+            ]
+            torch.ops.moeprof.route(self._anchor, self._tap.number, self._slot, *fields)
 
-    def _hear(self, site: RouterSite, read: Callable[..., Routed | None], *values: Any) -> None:
+    def _hear(
+        self,
+        site: RouterSite,
+        read: Callable[..., Routed | None],
+        values: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
         if self._believed is not None and self._believed is not site:
             return
         try:
             routed = read(*values, self._top_k)
             if routed is not None:
                 self._believe(site)
-                self._session.route(self._slot, Written(routed.ids, routed.weights))
+                self._session.route(self._slot, self._written(routed, args, kwargs))
         except Exception as error:
             self._session.fail(error, "recording a router")
 

@@ -11,13 +11,14 @@ All of it runs in the writer thread, because on a GPU the metadata is there only
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.capture.recorder import Routing
+from moeprof.capture.routing import Routing
 from moeprof.capture.transformers.step import Batch, BatchEnd, PackedStep, Step
 from moeprof.trace.rows import Phase, Request, TokenRows
 from moeprof.trace.schema import expert_dtype
@@ -48,9 +49,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The tokens of one step that are traffic. n of them, among rows x columns."""
+    """The tokens of one step, or of several, that are traffic. n of T, padding included."""
 
-    live: NDArray[np.bool_]  # [T] of the step, padding included
+    live: NDArray[np.bool_]  # [T]
+    step: NDArray[np.int64]  # [n] index of the step
     request: NDArray[np.int32]  # [n]
     position: NDArray[np.int32]  # [n]
     phase: NDArray[np.int8]  # [n] of Phase
@@ -91,9 +93,42 @@ class Interpreter:
         position = _positions(progress, step, place, mask)
         return Traffic(
             live=live.reshape(-1),
+            step=np.full(np.count_nonzero(live), step.index, np.int64),
             request=np.broadcast_to(request, live.shape)[live].astype(np.int32),
             position=np.broadcast_to(position, live.shape)[live].astype(np.int32),
             phase=np.where(prefill, Phase.PREFILL, Phase.DECODE)[live].astype(np.int8),
+            token_id=token_id[live].astype(np.int32),
+        )
+
+    def decode_traffic(self, steps: Sequence[Step], routing: Routing) -> Traffic:
+        """The same of S steps in a row of one batch, each a decode step (`is_decode`), at once.
+
+        `routing` is theirs, joined.
+
+        Decode steps are many and small: what `traffic` computes for each takes longer than they.
+        """
+        batch = steps[0].batch
+        progress, rows = self._of(batch), batch.rows
+        past = np.array([step.past for step in steps])[:, None]
+        place = past - progress.padding  # [S, rows]
+        token_id = np.full(place.shape, NO_TOKEN_ID)
+        if steps[0].has_token_ids:
+            token_id = routing.token_ids.reshape(place.shape)
+        ended = progress.done[None]
+        if batch.stop_ids:
+            ended = ended | np.logical_or.accumulate(np.isin(token_id, batch.stop_ids), axis=0)
+            progress.done = ended[-1]
+        live = np.broadcast_to(~ended, place.shape)
+        reached = np.where(live, place + 1, 0).max(axis=0)
+        np.maximum(progress.length, reached, out=progress.length)
+        request = np.broadcast_to(batch.first_request + np.arange(rows), live.shape)
+        index = np.broadcast_to(np.array([step.index for step in steps])[:, None], live.shape)
+        return Traffic(
+            live=live.reshape(-1),
+            step=index[live],
+            request=request[live].astype(np.int32),
+            position=(place + progress.offset)[live].astype(np.int32),
+            phase=np.full(np.count_nonzero(live), Phase.DECODE, np.int8),
             token_id=token_id[live].astype(np.int32),
         )
 
@@ -104,13 +139,14 @@ class Interpreter:
         ids = np.full(n, NO_TOKEN_ID) if step.routing is None else step.routing.token_ids[:n]
         return Traffic(
             live=np.arange(total) < n,
+            step=np.full(n, step.index, np.int64),
             request=step.request,
             position=step.position,
             phase=step.phase,
             token_id=ids.astype(np.int32),
         )
 
-    def rows(self, routing: Routing, step: int, traffic: Traffic) -> TokenRows:
+    def rows(self, routing: Routing, traffic: Traffic) -> TokenRows:
         """The rows of `traffic` with what the routers returned.
 
         An id that is no expert's (a router may mask a choice with -1) makes its layer null for
@@ -118,17 +154,29 @@ class Interpreter:
         """
         live = traffic.live
         ids = routing["experts"][live]
-        recorded = routing.recorded & ((ids >= 0) & (ids < self._experts)).all(axis=2)
+        recorded = routing.recorded[live] & ((ids >= 0) & (ids < self._experts)).all(axis=2)
         return TokenRows(
-            step=np.full(len(traffic), step, np.int64),
+            step=traffic.step,
             request=traffic.request,
             position=traffic.position,
             phase=traffic.phase,
             experts=ids.astype(self._dtype),
             recorded=None if recorded.all() else recorded,
-            weights=routing["weights"][live] if "weights" in routing else None,
+            weights=_of(routing, "weights", live),
+            margins=_of(routing, "margins", live),
+            **self._of_next_layer(routing, live),
             token_id=traffic.token_id if self._token_ids else None,
         )
+
+    def _of_next_layer(self, routing: Routing, live: NDArray[np.bool_]) -> dict[str, Any]:
+        """What each layer but the last says of the next one."""
+        ids, weights = (_of(routing, name, live) for name in ("next_experts", "next_weights"))
+        if ids is None or weights is None:
+            return {}
+        return {
+            "next_experts": ids[:, :-1].astype(self._dtype),
+            "next_weights": weights[:, :-1],
+        }
 
     def lose(self, batch: Batch) -> None:
         """A step of this batch is gone without a trace: the rest of it cannot be placed."""
@@ -159,6 +207,21 @@ class Interpreter:
 
     def _of(self, batch: Batch) -> Progress:
         return self._progress.setdefault(batch.first_request, Progress.start(batch))
+
+
+def _of(routing: Routing, field: str, live: NDArray[np.bool_]) -> NDArray[Any] | None:
+    return routing[field][live] if field in routing else None
+
+
+def is_decode(step: Step) -> bool:
+    """Whether a step adds one token to every row, after their prompts, and says nothing more."""
+    return (
+        step.columns == 1
+        and step.past >= step.batch.prompt_width
+        and step.mask is None
+        and step.positions is None
+        and step.routing is not None
+    )
 
 
 def _masks(step: Step) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:

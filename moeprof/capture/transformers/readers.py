@@ -28,14 +28,17 @@ class Routed(NamedTuple):
 def routing_in_output(output: Any, top_k: int) -> Routed | None:
     """What a router decided, from what it returned; None where that cannot be told.
 
-    Nearly all routers of transformers 5 return `(logits, weights, ids)`, possibly with more behind.
+    Nearly all routers of transformers 5 return `(logits, weights, ids)`, possibly with more behind;
+    those that come with a checkpoint often `(ids, weights)`.
     """
-    if not isinstance(output, tuple | list):
+    if not isinstance(output, tuple | list) or len(output) < 2:
         return None
-    if len(output) == 2:
-        return _from_scores(output[0], output[1], top_k)
     if len(output) == 5 and isinstance(output[3], list):
         return _from_sorted(output[0], output[2], output[3], output[4], top_k)
+    if len(output) == 2 and _is_real(output[0]):
+        return _from_scores(output[0], output[1], top_k)
+    if _is_whole(output[0]):
+        return _from_ids(output[0], output[1], None, top_k)
     return _from_ids(output[2], output[1], output[0], top_k) if len(output) >= 3 else None
 
 
@@ -68,7 +71,7 @@ def _from_scores(scores: Any, logits: Any, top_k: int) -> Routed | None:
         return None
     if scores.ndim != 2 or scores.shape[-1] <= top_k:
         return None
-    best, ids = scores.topk(top_k + 1, dim=-1)
+    best, ids = scores.detach().topk(top_k + 1, dim=-1)
     known = (best[:, top_k - 1 : top_k] > 0) & (best[:, top_k:] == 0)
     return Routed(torch.where(known, ids[:, :top_k], NO_EXPERT), best[:, :top_k], logits)
 
@@ -83,15 +86,17 @@ def _from_sorted(
     """
     import torch
 
-    if not _is_whole(order) or not _is_real(gates) or order.shape != gates.shape:
+    if not _is_whole(order) or not _is_real(gates) or not _is_real(logits):
         return None
-    if not _is_real(logits) or logits.shape != (order.numel() / top_k, len(sizes)):
+    if order.ndim != 1 or order.shape != gates.shape:
+        return None
+    if logits.shape != (order.numel() / top_k, len(sizes)):
         return None
     experts = torch.arange(len(sizes), device=order.device)
     counts = torch.tensor(sizes, device=order.device)
     grouped = torch.repeat_interleave(experts, counts, output_size=order.numel())
     ids = torch.empty_like(grouped).scatter(0, order, grouped)
-    weights = torch.empty_like(gates).scatter(0, order, gates)
+    weights = torch.empty_like(gates).scatter(0, order, gates.detach())
     return Routed(ids.view(-1, top_k), weights.view(-1, top_k), logits)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.failure import logger
 from moeprof.capture.layout import Layout
+from moeprof.capture.limits import Limits
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, open_pipeline
 from moeprof.capture.recorder import RoutingRecorder
 from moeprof.capture.recording import Recording, check_labels
@@ -24,6 +25,7 @@ from moeprof.capture.transformers.continuous import ContinuousBatches
 from moeprof.capture.transformers.hooks import Tap, attach
 from moeprof.capture.transformers.interpret import Interpreter
 from moeprof.capture.transformers.routers import UNFAITHFUL, RouterSite, find_router_sites
+from moeprof.capture.transformers.scores import plan_extras
 from moeprof.capture.transformers.session import CaptureSession
 from moeprof.capture.transformers.steps import StepHandler
 from moeprof.errors import InputError, MissingExtraError, ModelError
@@ -44,13 +46,26 @@ def record(
     labels: str | Sequence[str | None] | None = None,
     weights: bool = False,
     token_ids: bool = False,
+    margins: bool = False,
+    next_layer: bool = False,
     force: bool = False,
+    max_bytes: int | None = None,
+    rotate: bool = False,
+    duration_s: float | None = None,
+    sample_requests: float | None = None,
+    seed: int = 0,
     max_pending_bytes: int = MAX_PENDING_BYTES,
 ) -> Iterator[Recording]:
     """Record what the routers of `model` decide in every forward pass until the context ends.
 
     `path` becomes the trace; an existing one is replaced only with `force`. `labels`: see
-    `Recording`. `weights` adds the gate weights as float16, `token_ids` the vocabulary ids.
+    `Recording`. `weights` adds the gate weights as float16, `token_ids` the vocabulary ids,
+    `margins` by how much the last chosen expert beat the first that was not, `next_layer` what the
+    next layer's router would choose for this layer's hidden state (one more router a layer).
+    The trace takes at most `max_bytes` of the disk: what comes then is dropped and counted, or,
+    with `rotate`, takes the place of the oldest. After `duration_s` seconds the trace is closed,
+    and what the model does then is not counted. `sample_requests` is the probability with which
+    a request is recorded, chosen by `seed`; the rest is counted as left out, not as dropped.
     `max_pending_bytes` bounds what waits in host memory for the disk: beyond it whole steps are
     dropped and counted, the model never waits.
 
@@ -64,16 +79,26 @@ def record(
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     _check_model(model, max_pending_bytes)
     check_labels(labels)
+    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed)
     described = describe_config(model.config)
     sites = find_router_sites(model, described.moe_layers, described.experts)
     if missing := sorted(set(described.moe_layers) - set(sites)):
         logger.warning("layers %s have no router that can be recorded, they are left out", missing)
-    layout = Layout(len(sites), described.top_k, weights=weights)
+    layout = Layout(
+        len(sites), described.top_k, weights=weights, margins=margins, next_layer=next_layer
+    )
+    extras = plan_extras(sites, margins=margins, next_layer=next_layer, top_k=described.top_k)
     interpreter = Interpreter(described.experts, token_ids=token_ids)
 
     def open_writer() -> TraceWriter:
         return _open_writer(
-            path, described, sites, weights=weights, token_ids=token_ids, force=force
+            path,
+            described,
+            sites,
+            layout=layout,
+            token_ids=token_ids,
+            force=force,
+            limits=limits,
         )
 
     with ExitStack() as stack:
@@ -86,6 +111,7 @@ def record(
                 lambda sink, latch: StepHandler(sink, interpreter, latch),
                 labels=labels,
                 max_pending_bytes=max_pending_bytes,
+                limits=limits,
             )
         )
         devices = _devices(sites, model)
@@ -93,7 +119,7 @@ def record(
         session = CaptureSession(pipeline, recorder, max_pending_bytes)
         stack.callback(session.finish)
         ContinuousBatches(model, session, pipeline.clock_base).attach(stack)
-        attach(stack, model, sites, described.top_k, session, Tap(devices))
+        attach(stack, model, sites, described.top_k, session, Tap(devices), extras)
         yield pipeline.recording
 
 
@@ -142,9 +168,10 @@ def _open_writer(
     model: MoEModel,
     sites: dict[int, list[RouterSite]],
     *,
-    weights: bool,
+    layout: Layout,
     token_ids: bool,
     force: bool,
+    limits: Limits,
 ) -> TraceWriter:
     import transformers
 
@@ -154,9 +181,14 @@ def _open_writer(
         layers=list(sites),
         engine="transformers",
         engine_version=transformers.__version__,
-        weights=weights,
+        weights=layout.weights,
+        margins=layout.margins,
+        next_layer=layout.next_layer,
         token_ids=token_ids,
         force=force,
+        max_bytes=limits.max_bytes,
+        rotate=limits.rotate,
+        sampling=limits.sampling,
     )
 
 

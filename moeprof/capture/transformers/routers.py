@@ -24,7 +24,7 @@ OTHER_TOWERS = ("vision", "visual", "audio")
 UNFAITHFUL = {
     "longcat_flash": "its router also chooses experts that compute nothing, and a trace has no "
     "number for those",
-    "zaya": "its router writes expert 0 where a token skips the experts",
+    "zaya": "its router writes expert 0 where a token skips all experts",
 }
 
 

@@ -6,13 +6,14 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.drain import ITEM_BYTES
 from moeprof.capture.failure import logger
 from moeprof.capture.pipeline import Pipeline
-from moeprof.capture.recorder import HostCopy, Routing, RoutingRecorder, Written, copy_to_host
+from moeprof.capture.recorder import RoutingRecorder, Written
+from moeprof.capture.routing import HostCopy, Routing, copy_to_host
 from moeprof.capture.sink import BEHIND, FAILED
 from moeprof.capture.transformers.forward import Forward, PackedBatchError, read_forward
 from moeprof.capture.transformers.generation import count_new_tokens, read_generate_call
@@ -306,18 +307,18 @@ class CaptureSession:
         self._send_lost()
         step = opened.step
         if routing is not None:
-            whole = replace(step, routing=routing)
-            if self._drain.offer(whole, ITEM_BYTES + whole.nbytes, reserve=self._reserve):
+            step.routing = routing
+            if self._drain.offer(step, ITEM_BYTES + step.nbytes, reserve=self._reserve):
                 return
             reason = BEHIND
             self._warn_once(BEHIND)
         elif not self._latch.tripped and reason == FAILED:
             reason = TOO_LARGE
-        counted = replace(step, drop_reason=reason)
-        if isinstance(counted, Step) and opened.forward is not None:
+        step.routing, step.drop_reason = None, reason
+        if isinstance(step, Step) and opened.forward is not None:
             # The ids stand in the routing otherwise; they tell which rows are done.
-            counted = replace(counted, token_ids=_copy(opened.forward.input_ids))
-        if not self._drain.offer(counted, ITEM_BYTES + counted.nbytes):
+            step.token_ids = _copy(opened.forward.input_ids)
+        if not self._drain.offer(step, ITEM_BYTES + step.nbytes):
             if isinstance(step, Step):
                 self._unsent_batches[step.batch.first_request] = step.batch
             self._lose(step.tokens, reason)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.capture.recorder import HostCopy, Routing
+from moeprof.capture.routing import HostCopy, Routing
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Batch:
     stop_ids: tuple[int, ...] = ()  # fed back after the prompt, one of these says the row is done
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Step:
     """One forward pass over `batch.rows` rows of `columns` tokens each, T = rows x columns.
 
@@ -54,7 +54,7 @@ class Step:
         return sum(copy.nbytes for copy in copies if copy is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PackedStep:
     """One forward pass over tokens of many requests in one row, as continuous batching runs it.
 

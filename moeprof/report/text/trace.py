@@ -16,6 +16,7 @@ def trace_info_text(info: TraceInfo) -> str:
         "engine": info.engine or "not stated",
         "tokens": "counts only" if info.counts_only else f"{info.tokens:,} ({phases})",
         "dropped": _dropped(info),
+        **_left_behind(info),
         "steps": f"{info.steps:,}",
         "requests": f"{info.requests:,}",
         "labels": ", ".join(f"{name} ({n:,})" for name, n in info.labels.items()) or "none",
@@ -36,10 +37,26 @@ def _dropped(info: TraceInfo) -> str:
     return reasons or "0"
 
 
+def _left_behind(info: TraceInfo) -> dict[str, str]:
+    """What a size limit and a sampler took away, where there was one."""
+    lines = {}
+    if info.rotated_tokens:
+        lines["rotated"] = f"{info.rotated_tokens:,} older tokens let go to make room"
+    if info.sampling:
+        lines["sampled"] = (
+            f"{info.requests:,} of {info.requests_seen:,} requests "
+            f"(each kept with probability {info.sampling['rate']:g}, "
+            f"seed {info.sampling['seed']}), {info.tokens_sampled_out:,} tokens left out"
+        )
+    return lines
+
+
 def _recorded(info: TraceInfo) -> str:
     """Which optional columns the trace has."""
     order = {True: "in order of rank", False: "not in order of rank", None: "rank order not known"}
     parts = [f"expert ids ({order[info.rank_ordered]})"]
     parts += ["gate weights"] if info.weights else []
     parts += ["token ids"] if info.token_ids else []
+    parts += ["margins"] if info.margins else []
+    parts += ["the next layer's choices"] if info.next_layer else []
     return ", ".join(parts)
