@@ -42,4 +42,3 @@ class Limits:
         """What the trace says of it."""
         sampler = self.sampler
         return None if sampler is None else {"rate": sampler.rate, "seed": sampler.seed}
-

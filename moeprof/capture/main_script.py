@@ -24,21 +24,19 @@ def run_script(script: str | Path, arguments: Sequence[str]) -> int:
     """Run `script` as `__main__` and return the exit code that Python would end with.
 
     Its uncaught errors are shown as Python shows them, without our frames. Threads that Python
-    would wait for are waited for. SIGTERM and SIGHUP end the script as `sys.exit` would, with
-    128 and the signal's number. `sys.argv`, `sys.path` and `__main__` stay the script's.
+    would wait for are waited for. `sys.argv`, `sys.path` and `__main__` stay the script's.
 
     Raises InputError if there is no such file.
     """
     path = Path(script)
     if not path.is_file():
         raise InputError(f"{path}: no such file; capture run takes a Python script")
-    main = _main_module(path)
+    main = _main_module(path.absolute())
     sys.argv = [str(script), *arguments]
     if not sys.flags.safe_path:
         sys.path[0] = str(path.resolve().parent)
     sys.modules["__main__"] = main
-    with _ended_by_signals():
-        return _exit_code(main, path)
+    return _exit_code(main, path.absolute())
 
 
 def _main_module(path: Path) -> types.ModuleType:
@@ -95,8 +93,11 @@ def _wait_for_threads() -> None:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """While open, a signal that would kill Python ends the script instead, in good order."""
+def ended_by_signals() -> Iterator[None]:
+    """While open, SIGTERM and SIGHUP do not kill the process but act as `sys.exit` would.
+
+    The exit code is 128 and the signal's number.
+    """
 
     def end(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -122,4 +123,5 @@ def signals_held_off() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: someone's who is not Python
+                signal.signal(number, handler)

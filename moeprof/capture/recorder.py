@@ -45,6 +45,7 @@ class DeviceBuffer:
         self.layout = replace(layout, layers=len(slots))
         self.frozen = False  # a CUDA graph writes these addresses
         self.capacity = 0
+        self._with_weights = layout.weights
         self._fields = [i for i, name in enumerate(Written._fields) if name in layout.fields]
         self._rows: torch.Tensor | None = None
         self._step: _Views | None = None  # of the rows of the open step
@@ -91,6 +92,20 @@ class DeviceBuffer:
                 target = view if whole else view[start : start + count]
                 # Of what carries a gradient, the buffer would have to carry one as well.
                 target.copy_(values.detach() if values.requires_grad else values, non_blocking=True)
+
+    def write_step(self, column: int, experts: torch.Tensor, weights: torch.Tensor) -> bool:
+        """Every row of one layer; False if these are not as many."""
+        views = self._step
+        if views is None:
+            return False
+        target = views.columns[0][column]
+        if experts.shape != target.shape:
+            return False
+        target.copy_(experts, non_blocking=True)
+        if self._with_weights:
+            kept = weights.detach() if weights.requires_grad else weights
+            views.columns[1][column].copy_(kept, non_blocking=True)
+        return True
 
     def spoil(self, column: int) -> None:
         """This layer gave more rows than the step has tokens: it is not recorded."""
@@ -227,6 +242,19 @@ class RoutingRecorder:
         if start == 0 and written.experts.device != buffer.device:
             self._devices[slot] = written.experts.device
             self._moved = True
+
+    def write_step(self, slot: int, experts: torch.Tensor, weights: torch.Tensor) -> bool:
+        """`write` of all rows of the step at once, if that is what this is: the usual case, lean.
+
+        False if it is not, and nothing was written.
+        """
+        if self._rows[slot] or self._tokens is None or self._on_cuda and self.capturing:
+            return False
+        buffer, column = self._home[slot]
+        if experts.device != buffer.device or not buffer.write_step(column, experts, weights):
+            return False
+        self._rows[slot] = self._tokens
+        return True
 
     def prepare_capture(self) -> None:
         """Writes that follow are captured into a CUDA graph: rows count from the first again."""

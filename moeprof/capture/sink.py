@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class TraceSink:
         kept = self._sampler.keeps(indices) if self._sampler else np.ones(len(indices), bool)
         for request, keep in zip(requests, kept, strict=True):
             if keep:
-                self._guarded(lambda request=request: self._writer.put_request(request))
+                self._guarded(partial(self._writer.put_request, request))
 
     def put_telemetry(self, sample: TelemetrySample) -> None:
         """Add a sample."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TextIO, TypeVar
 
 import typer
 
@@ -31,11 +31,13 @@ class Answer(Generic[R]):
     inputs: Sequence[Path] = ()
     exit_code: int = 0
     timing: dict[str, float] = field(default_factory=dict)
+    stream: TextIO | None = None  # where it is shown; None: stdout
 
     def show(self, verb: str, seconds: float) -> None:
-        """Write the answer to stdout. Wall-clock figures stand in `timing` alone."""
+        """Write the answer. Wall-clock figures stand in `timing` alone."""
+        stream = self.stream or sys.stdout
         if not self.json:
-            sys.stdout.write(self.text(self.result).rstrip("\n") + "\n")
+            stream.write(self.text(self.result).rstrip("\n") + "\n")
             return
         document = {
             "schema": f"moeprof.{verb.replace(' ', '.')}/1",
@@ -44,7 +46,8 @@ class Answer(Generic[R]):
             "result": self.result.to_dict(),
             "timing": {"seconds": round(seconds, 6), **self.timing},
         }
-        sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
+        stream.write(json.dumps(document, allow_nan=False) + "\n")
+        stream.flush()
 
 
 def describe_input(path: Path) -> dict[str, Any]:

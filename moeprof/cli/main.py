@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models list": ("models_list", "the architectures that moeprof knows by name"),
     "models show": ("models_show", "parameters, bytes an expert and KV bytes of a model"),
     "capture transformers": ("capture_transformers", "run a transformers model and record it"),
+    "capture run": ("capture_run", "run your own script and record the models in it"),
     "info": ("info", "what is in a trace"),
     "validate": ("validate", "check every invariant and checksum of a trace"),
     "analyze load": ("analyze_load", "load by expert, layer, phase, label and over time"),
@@ -106,7 +107,8 @@ def _call(verb: str, arguments: list[str]) -> Any:
 
     module = import_module(f"moeprof.cli.{COMMANDS[verb][0]}")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command(help=module.__doc__)(module.run)
+    settings = getattr(module, "CONTEXT_SETTINGS", None)
+    app.command(help=module.__doc__, context_settings=settings)(module.run)
     try:
         return app(arguments, prog_name=f"moeprof {verb}", standalone_mode=False)
     except typer.Abort:

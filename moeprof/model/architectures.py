@@ -29,14 +29,12 @@ class Architecture:
     expert_bias: bool = False  # on both projections of every expert
     shared_gate: bool = False  # a gate of width one before the shared expert
     vision: str = ""  # the tower, a name in `vision_tensors`
-    prediction: str = ""  # multi-token prediction: shared, or copies of embedding and head
+    prediction: str = ""  # tables of the multi-token prediction module: none, shared, copies
 
 
 _M3 = Architecture(qk_norm="per_head", router_bias=True)
 _DEEPSEEK = Architecture(latent=True, router_bias=True, prediction="copies")
 _SPARSE_DEEPSEEK = replace(_DEEPSEEK, token_indexer=True)
-# GLM-4.5 repeats embedding and head beside its prediction module, GLM-4.6 and later do not; their
-# configurations say nothing of it (https://github.com/vllm-project/vllm/pull/27597).
 _QWEN3 = Architecture(qk_norm="per_head", output_bias=True)
 _QWEN3_NEXT = replace(_QWEN3, query_gate=True, linear=True, shared_gate=True, prediction="shared")
 
@@ -52,6 +50,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deepseek_v32": _SPARSE_DEEPSEEK,
     "glm_moe_dsa": replace(_SPARSE_DEEPSEEK, prediction="shared"),
     "glm4_moe_lite": replace(_DEEPSEEK, prediction="shared"),
+    # GLM-4.5 and 4.7 repeat embedding and head in their prediction module, GLM-4.6 does not, and
+    # no key tells (https://github.com/vllm-project/vllm/pull/27597).
     "glm4_moe": Architecture(router_bias=True, prediction="copies"),
     "qwen3_5_moe": replace(_QWEN3_NEXT, vision="qwen"),
     "qwen3_5_moe_text": _QWEN3_NEXT,
@@ -70,7 +70,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mistral": Architecture(),
     "llama": Architecture(output_bias=True),
     "olmoe": Architecture(qk_norm="full", output_bias=True),
+    "flex_olmo": Architecture(qk_norm="full", output_bias=True),
     "granitemoe": Architecture(output_bias=True),
+    "ernie4_5_moe": Architecture(router_bias=True),
+    "exaone_moe": Architecture(qk_norm="per_head", router_bias=True),
+    "hy_v3": Architecture(qk_norm="per_head", output_bias=True, router_bias=True),
+    "mellum": Architecture(qk_norm="per_head", output_bias=True),
+    "solar_open": Architecture(router_bias=True),
     "dots1": Architecture(qk_norm="per_head", output_bias=True, router_bias=True),
     "gpt_oss": Architecture(
         qkv_bias=True, output_bias=True, router_bias=True, expert_bias=True, attention_sinks=True

@@ -50,7 +50,7 @@ TEXT_ALIASES: dict[str, tuple[str, ...]] = {
         "moe_shared_expert_intermediate_size",
         "share_expert_dim",
     ),
-    "qkv_bias": ("attention_bias", "qkv_bias", "use_bias"),
+    "qkv_bias": ("attention_bias", "qkv_bias"),
     "mlp_bias": ("mlp_bias",),
     "use_qk_norm": ("use_qk_norm",),
     "qk_norm_type": ("qk_norm_type",),
@@ -119,7 +119,8 @@ VISION_ALIASES: dict[str, tuple[str, ...]] = {
     "deepstack_layers": ("vision_config.deepstack_visual_indexes",),
 }
 
-# Keys of layouts that only the architectures counting them may set; elsewhere counting is refused.
+# Keys of layouts that the inventory cannot count, or only where the architecture says that it has
+# them; where one is set, counting is refused.
 UNCOUNTED_KEYS: dict[str, str] = {
     "kv_lora_rank": "multi-head latent attention",
     "linear_num_value_heads": "linear attention layers",
@@ -127,6 +128,7 @@ UNCOUNTED_KEYS: dict[str, str] = {
     "attn_layer_period": "layers without attention",
     "num_kv_shared_layers": "layers that share keys and values",
     "block_configs": "layers of different widths",
+    "use_bias": "biases on every projection",
 }
 
 # Where a model of several parts keeps the language model that answers, outermost first.

@@ -15,7 +15,6 @@ _SLIDING = {"sliding_attention", "chunked_attention"}
 _INDEXED = {"indexed_attention", "deepseek_sparse_attention"}
 _LINEAR = {"linear_attention"}
 
-
 # How lists of layers call one with a router; whatever else stands there has none.
 _ROUTING = {"sparse", "moe", "hash_moe"}
 _ROUTING_LETTER = "E"  # Nemotron-H writes one letter a layer

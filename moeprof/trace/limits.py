@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +24,7 @@ class SizeLimit:
     """
 
     def __init__(self, folder: Path, max_bytes: int, schema: pa.Schema) -> None:
-        if not isinstance(max_bytes, Integral) or max_bytes < MIN_BYTES:
+        if not MIN_BYTES <= max_bytes < math.inf:  # and not NaN
             raise TraceError(f"max_bytes = {max_bytes:,}: a trace takes at least {MIN_BYTES:,}")
         self.segment_bytes = max_bytes // 16  # so that what rotates is a small part
         self.side_bytes = max_bytes // 32
@@ -35,15 +35,16 @@ class SizeLimit:
         self._batch_bytes = pa.ipc.get_record_batch_size(empty) + padding
         self._header_bytes = schema.serialize().size + _PADDING
         self._row_bits = sum(_bits(field.type) + 1 for field in schema)  # 1: null or not
-        self._used = 0
+        self._segments_take = self._others_take = 0
         self.measure()
 
     def measure(self) -> None:
         """Look at what the segments and the manifest take now."""
-        segments = sum(_size(path) for path in (self._folder / SEGMENTS).glob("*.arrows"))
+        segments = (self._folder / SEGMENTS).glob("*.arrows")
+        self._segments_take = sum(_size(path) for path in segments)
         manifest = 2 * _size(self._folder / MANIFEST) + _MANIFEST_GROWTH  # and its draft
-        sides = 3 * self.side_bytes  # requests, telemetry, and one of them being rewritten
-        self._used = segments + manifest + sides
+        # requests, telemetry, and one of them being rewritten
+        self._others_take = manifest + 3 * self.side_bytes
 
     def batch_bytes(self, rows: int) -> int:
         """The most that one batch of `rows` takes on disk, in a segment of its own."""
@@ -52,9 +53,13 @@ class SizeLimit:
     def fits(self, rows: int, rewritten: int) -> bool:
         """Whether a batch of `rows` fits beside a segment of `rewritten` bytes being rewritten."""
         need = rewritten + 2 * self.batch_bytes(rows)  # the new batch may be in that segment
-        if self._used + need > self._max_bytes:
+        if self._segments_take + self._others_take + need > self._max_bytes:
             self.measure()  # a segment may have shrunk since
-        return self._used + need <= self._max_bytes
+        return self._segments_take + self._others_take + need <= self._max_bytes
+
+    def ever_fits(self, rows: int) -> bool:
+        """Whether a batch of `rows` would fit if there were no others."""
+        return self._others_take + 2 * self.batch_bytes(rows) <= self._max_bytes
 
 
 def _size(path: Path) -> int:

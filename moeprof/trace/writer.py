@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +23,14 @@ from moeprof.trace.rows import Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
     REQUEST_SCHEMA,
     REQUESTS,
-    SEGMENTS,
     TELEMETRY,
     TELEMETRY_SCHEMA,
     Manifest,
-    StoredFile,
     segment_file,
-    segment_number,
 )
+from moeprof.trace.segments import Sealer, Segments
 from moeprof.trace.sides import SideFile
-from moeprof.trace.streams import COMPACT_ROWS, StreamWriter, seal, writing_error
+from moeprof.trace.streams import COMPACT_ROWS, writing_error
 
 FLUSH_SECONDS = 0.5
 MANIFEST_SECONDS = 1.0
@@ -103,17 +100,11 @@ class TraceWriter:
         if rotate and max_bytes is None:
             raise TraceError("rotate=True needs max_bytes, the size to stay below")
         self._clock = clock
-        self._compression = compression
         self._pending: list[TokenRows] = []
         self._pending_rows = 0
         self._dirty_since: float | None = None
         self._last_step: int | None = None
         self._dropped: Counter[str] = Counter()
-        self._segment: StreamWriter | None = None
-        self._segments = 0
-        self._ended: deque[_Ended] = deque()  # segments from the oldest that is kept
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="moeprof-seal")
-        self._sealing: list[Future[StoredFile]] = []
         self._saved_at = clock()
         self._stale = False  # the manifest on disk lacks some counts
         self._rotate = rotate
@@ -122,7 +113,9 @@ class TraceWriter:
         schema = self.manifest.segment_schema
         limit = None if max_bytes is None else SizeLimit(self.path, max_bytes, schema)
         self._limit = limit
-        self._segment_bytes = min(segment_bytes, limit.segment_bytes) if limit else segment_bytes
+        segment_bytes = min(segment_bytes, limit.segment_bytes) if limit else segment_bytes
+        self._sealer = Sealer(self.path, compression)
+        self._segments = Segments(self.path, schema, self._sealer, segment_bytes)
         share = limit.side_bytes if limit else None
         self._requests, self._telemetry = (
             SideFile(self.path / file, columns, max_bytes=share, newest=rotate)
@@ -222,7 +215,7 @@ class TraceWriter:
         if self._closed:
             return
         self._closed = True
-        ends = (self._end_segment, self._end_sides, self._sealer.shutdown)
+        ends = (self._segments.end, self._end_sides, self._sealer.shutdown)
         errors = _attempt(self.flush, *ends, self._note_sealed)
         self.manifest.complete = complete and not errors
         errors += _attempt(self._save_manifest)
@@ -271,49 +264,38 @@ class TraceWriter:
 
     def _is_batch(self, rows: int) -> bool:
         """Whether `rows` are enough to be written without waiting for more."""
-        enough = self._limit is not None and self._limit.batch_bytes(rows) >= self._segment_bytes
-        return enough or rows >= COMPACT_ROWS
+        limit = self._limit
+        large = limit is not None and limit.batch_bytes(rows) >= limit.segment_bytes
+        return large or rows >= COMPACT_ROWS
 
     def _make_room(self, rows: int) -> bool:
         """Whether `rows` more may be held; the oldest segments go if that is what it takes."""
-        if self._limit is None:
-            return True
-        while not self.full and not self._fits(self._limit, self._pending_rows + rows):
-            if not self._rotate:
-                self._full = True
-            elif not (self._ended or self._segment or self._pending):
-                return False  # more rows at once than the whole trace may hold
-            elif errors := _attempt(self._let_go_oldest):
+        limit = self._limit
+        if limit is None or self.full:
+            return not self.full
+        while not limit.fits(self._pending_rows + rows, self._segments.rewritten_bytes):
+            self._full = not self._rotate
+            if self._full or not limit.ever_fits(rows):
+                return False
+            if errors := _attempt(self._let_go_oldest):
                 self._lose(rows, WRITE_FAILED)
                 _raise_first(self.path, errors)
-        return not self.full
-
-    def _fits(self, limit: SizeLimit, rows: int) -> bool:
-        rewritten = max((ended.bytes for ended in self._ended if not ended.seal.done()), default=0)
-        return limit.fits(rows, max(rewritten, self._segment.bytes if self._segment else 0))
+        return True
 
     def _let_go_oldest(self) -> None:
-        """Remove the oldest segment, the open one if there is no other.
+        """Remove the oldest segment.
 
         The manifest says so first: between the two, a reader passes over a file of that number.
         """
-        if not self._ended:
+        if not self._segments:
             self.flush()
-            self._end_segment()
-        oldest = self._ended[0]
-        wait([oldest.seal])
-        self._ended.popleft()
-        if oldest.seal in self._sealing:
-            self._sealing.remove(oldest.seal)
-        manifest = self.manifest
+        oldest, manifest = self._segments.let_go_oldest(), self.manifest
         manifest.first_segment = oldest.number + 1
         manifest.files = [s for s in manifest.files if s.file != segment_file(oldest.number)]
         manifest.tokens -= oldest.rows
         manifest.rotated_tokens += oldest.rows
         self._save_manifest()
-        for path in (self.path / SEGMENTS).glob("*.arrows"):
-            if 0 <= segment_number(path.name) <= oldest.number:
-                path.unlink()
+        self._segments.remove_up_to(oldest.number)
 
     def _touch(self) -> None:
         """Something waits to be written, from now if nothing did before."""
@@ -322,61 +304,26 @@ class TraceWriter:
 
     def _flush_tokens(self) -> None:
         if self._pending:
-            held, self._pending, self._pending_rows = self._pending, [], 0
-            self._append(concat_rows(held))
-
-    def _append(self, rows: TokenRows) -> None:
-        try:
-            segment = self._segment or self._open_segment()
-            segment.append(to_batch(rows, self.manifest))
-        except Exception:
-            self.manifest.tokens -= len(rows)
-            self._lose(len(rows), WRITE_FAILED)
-            self._end_segment()  # a whole prefix; a later write starts another
-            raise
-        if segment.bytes >= self._segment_bytes:
-            self._end_segment()
-        elif len(rows) >= COMPACT_ROWS:
-            self._sealer.submit(segment.sum_up)  # while the next batch is being made
-
-    def _open_segment(self) -> StreamWriter:
-        path = self.path / segment_file(self._segments)
-        self._segment = StreamWriter(path, self.manifest.segment_schema)
-        self._segments += 1
-        return self._segment
-
-    def _end_segment(self) -> None:
-        if self._segment is not None:
-            segment, self._segment = self._segment, None
-            sealing = self._end_stream(segment)
-            self._ended.append(_Ended(self._segments - 1, segment.rows, segment.bytes, sealing))
+            rows, self._pending, self._pending_rows = concat_rows(self._pending), [], 0
+            try:
+                self._segments.append(to_batch(rows, self.manifest))
+            except Exception:
+                self.manifest.tokens -= len(rows)
+                self._lose(len(rows), WRITE_FAILED)
+                raise
 
     def _end_sides(self) -> None:
         sides = [self._requests.stream, self._telemetry.stream]
-        ends = [partial(self._end_stream, side) for side in sides if side is not None]
+        ends = [partial(self._sealer.submit, side) for side in sides if side is not None]
         _raise_first(self.path, _attempt(*ends))
-
-    def _end_stream(self, stream: StreamWriter) -> Future[StoredFile]:
-        stream.close()
-        compact = stream.batches > 1 + stream.rows // COMPACT_ROWS
-        sealing = self._sealer.submit(
-            seal, self.path, stream, compact=compact, compression=self._compression
-        )
-        self._sealing.append(sealing)
-        return sealing
 
     def _note_sealed(self) -> None:
         """Take the checksums of files that the sealing thread has finished into the manifest."""
-        if any(future.done() for future in self._sealing):
-            errors = self._take_sealed()
+        files, errors = self._sealer.take()
+        if files or errors:
+            self.manifest.files += files
             self._save_manifest()
             _raise_first(self.path, errors)
-
-    def _take_sealed(self) -> list[Exception]:
-        done = [future for future in self._sealing if future.done()]
-        self._sealing = [future for future in self._sealing if future not in done]
-        self.manifest.files += [future.result() for future in done if not future.exception()]
-        return [error for future in done if isinstance(error := future.exception(), Exception)]
 
     def _save_counts(self) -> None:
         """One save a second at most: a source may drop one token at a time."""
@@ -393,15 +340,6 @@ class TraceWriter:
         self.manifest.save(self.path)
         self._saved_at = self._clock()
         self._stale = False
-
-
-class _Ended(NamedTuple):
-    """A segment that takes no more rows."""
-
-    number: int
-    rows: int
-    bytes: int  # before it is compacted
-    seal: Future[StoredFile]
 
 
 def _refuse_negative(*counts: int) -> None:

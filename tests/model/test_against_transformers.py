@@ -165,13 +165,23 @@ def test_every_vision_tower_in_small(model_type: str) -> None:
     assert ours(config.to_dict()) == built
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_moe", "llama"])
+BIASED = ["qwen3_moe", "llama", "deepseek_v3", "hy_v3", "flex_olmo", "mellum", "solar_open"]
+
+
+@pytest.mark.parametrize("model_type", BIASED)
 def test_biases_and_tied_embeddings_in_small(model_type: str) -> None:
     config = small_config(model_type)
     config.attention_bias = True
     config.tie_word_embeddings = True
     if model_type == "llama":
         config.mlp_bias = True
+    assert ours(config.to_dict()) == counted(on_meta(config))
+
+
+def test_latent_attention_with_whole_queries_in_small() -> None:
+    """DeepSeek-V2-Lite compresses keys and values alone."""
+    config = small_config("deepseek_v2")
+    config.q_lora_rank = None
     assert ours(config.to_dict()) == counted(on_meta(config))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ M3 = [
     ("bf16-gguf", 793.5 * GIB, 0.05 * GIB, "https://huggingface.co/unsloth/MiniMax-M3-GGUF"),
     ("bf16-gguf", 855 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
     ("ud-q4_k_xl", 265 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
+    ("ud-iq4_xs", 208 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
     ("iq3_s-aessedai", 159 * GB, 0.02, "https://huggingface.co/AesSedai/MiniMax-M3-GGUF"),
     ("mlx8", 453 * GB, 0.5 * GB, "https://huggingface.co/pipenetwork/MiniMax-M3-MLX-6bit"),
     ("mlx6", 346 * GB, 0.5 * GB, "https://huggingface.co/pipenetwork/MiniMax-M3-MLX-6bit"),
@@ -64,6 +66,16 @@ def test_published_m3_checkpoints(
     allowed = tolerance * published if 0 < tolerance < 1 else tolerance
     assert abs(sum(weight_bytes(m3, precision).values()) - published) <= allowed
     assert source.startswith("https://")
+
+
+def test_the_shares_of_a_mix(m3: MoEModel) -> None:
+    """A listing of UD-IQ4_XS by type: 56 % of the bytes in IQ3_S, 35 % in IQ4_XS."""
+    mix = load_precision("ud-iq4_xs", m3)
+    sizes: Counter[str] = Counter()
+    for group in m3.tensors:
+        sizes[mix.format_of(group).name] += mix.group_bytes(group)
+    assert sizes["iq3_s"] / sizes.total() == pytest.approx(0.56, abs=0.02)
+    assert sizes["iq4_xs"] / sizes.total() == pytest.approx(0.35, abs=0.01)
 
 
 def test_a_pruned_m3() -> None:

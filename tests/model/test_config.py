@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeprof.errors import ModelError
-from moeprof.model import MoEModel
+from moeprof.model import MoEModel, preset_names
 from moeprof.model.presets import read_preset
 
 
@@ -153,6 +153,11 @@ def test_several_shared_experts_are_counted_each() -> None:
         ({"model_type": "qwen3_mo"}, "model_type: .*'qwen3_mo' .*known: qwen3_moe"),
         ({"kv_lora_rank": 512}, "kv_lora_rank: multi-head latent attention"),
         ({"vision_config": {"depth": 3}}, "vision_config: "),
+        ({"linear_num_value_heads": 4}, "linear_num_value_heads: linear attention"),
+        ({"use_bias": True}, "use_bias: biases on every"),
+        ({"model_type": "deepseek_v3"}, "qk_rope_head_dim is missing"),
+        ({"model_type": "qwen3_5_moe"}, "vision_config.hidden_size.* is missing"),
+        ({"model_type": "qwen3_next", "linear_num_value_heads": 4}, "full_attention_interval is m"),
         ({"moe_layer_freq": [0, 1]}, "moe_layer_freq names 2 layers, num_hidden_layers 6"),
         ({"moe_layer_freq": [2] * 6}, "moe_layer_freq: '2'"),
         ({"mlp_layer_types": ["sparse"] * 5 + ["odd"]}, "mlp_layer_types: 'odd'"),
@@ -210,6 +215,23 @@ def test_a_model_that_cannot_be_counted_can_still_be_recorded() -> None:
 def test_any_content_is_read_or_refused_in_one_line(changes: dict[str, Any]) -> None:
     try:
         model = MoEModel.from_config({**config(), **changes})
+    except ModelError as error:
+        assert "\n" not in str(error)
+    else:
+        assert sum(t.parameters for t in model.tensors) == model.parameters["total"]
+
+
+@given(st.data())
+def test_any_damage_to_a_preset_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
+    content = read_preset(data.draw(st.sampled_from(preset_names())))
+    text = content.get("text_config", content)
+    key = data.draw(st.sampled_from(sorted(text)))
+    value = data.draw(st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.none()))
+    damaged = {**text, key: value}
+    try:
+        model = MoEModel.from_config(
+            {**content, "text_config": damaged} if "text_config" in content else damaged
+        )
     except ModelError as error:
         assert "\n" not in str(error)
     else:

@@ -76,7 +76,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 # Encoders and decoders count their layers each from 0, so one index would name two.
 REFUSED = {"nllb-moe", "switch_transformers"}
-# Classes whose default configuration their own modelling code cannot build.
+# Default configurations that leave open what building or describing a model needs.
 NO_DEFAULT = {
     "dbrx": "rope_theta of attn_config is unset",
     "deepseek_ocr2": "mlp_layer_types is unset",
@@ -174,6 +174,14 @@ TEXT_TYPES = [
 def test_the_default_configuration_is_read_as_it_is_built(model_type: str) -> None:
     config = transformers.AutoConfig.for_model(model_type)
     assert ours(config) == built(config)
+
+
+@pytest.mark.parametrize("model_type", sorted(set(NO_DEFAULT) & set(MODEL_TYPES)))
+def test_what_has_no_default_has_none(model_type: str) -> None:
+    config = transformers.AutoConfig.for_model(model_type)
+    with pytest.raises((TypeError, AttributeError, ModelError)):
+        ours(config)
+        built(config)
 
 
 @pytest.mark.parametrize("model_type", sorted(set(TEXT_TYPES) - REFUSED))

@@ -22,10 +22,10 @@ from moeprof.trace import (
     Trace,
     TraceWriter,
     open_trace,
+    segments,
     synthesize_rows,
     validate_trace,
     write_counts,
-    writer,
 )
 from moeprof.trace.schema import REQUEST_SCHEMA, Manifest
 from moeprof.trace.sides import SideFile
@@ -220,12 +220,12 @@ def test_a_failure_to_compact_leaves_the_segment_as_it_was(
 def test_a_file_that_cannot_be_sealed_does_not_take_others_with_it(
     tmp_path: Path, model: MoEModel, rows: TokenRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seal = writer.seal
+    seal = segments.seal
 
     def unreadable(root: Path, stream: StreamWriter, **options: Any) -> Any:
         return refuse() if "000001" in str(stream.path) else seal(root, stream, **options)
 
-    monkeypatch.setattr(writer, "seal", unreadable)
+    monkeypatch.setattr(segments, "seal", unreadable)
     out = TraceWriter(tmp_path / "t", model, segment_bytes=1)
     with pytest.raises(MoeprofError, match="No space left"):
         for start in (0, 1000, 2000):

@@ -77,8 +77,10 @@ def _attach_to_forward(
     session: CaptureSession,
     tap: Tap,
 ) -> None:
+    is_compiling = _is_compiling()
+
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _is_compiling():
+        if is_compiling():
             if not session.bounded:
                 _trace_begin(tap, names, args, kwargs)
         elif not session.captured() and not session.bounded:
@@ -87,7 +89,7 @@ def _attach_to_forward(
     def after(module: Any, args: tuple[Any, ...], output: Any) -> None:
         if session.bounded:
             return
-        if _is_compiling():
+        if is_compiling():
             _trace_end(tap)
         else:
             session.end(output)
@@ -96,10 +98,11 @@ def _attach_to_forward(
     stack.callback(model.register_forward_hook(after).remove)
 
 
-def _is_compiling() -> bool:
+def _is_compiling() -> Callable[[], bool]:
+    """torch's own function, which a compiler knows to be true where it traces."""
     import torch
 
-    return torch.compiler.is_compiling()
+    return torch.compiler.is_compiling
 
 
 def _trace_begin(
@@ -160,6 +163,7 @@ class _LayerListener:
         self._anchor = tap.by_slot[slot]
         self._extras = extras
         self._believed: RouterSite | None = None
+        self._plain = False  # the believed router returns ids of [tokens, k] as they are recorded
         self._handles = {site.path: self._hook(index, site) for index, site in enumerate(sites)}
 
     def remove(self) -> None:
@@ -169,23 +173,38 @@ class _LayerListener:
         self._handles.clear()
 
     def _hook(self, index: int, site: RouterSite) -> Any:
+        is_compiling = _is_compiling()
+
         def experts_are_called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if _is_compiling():
+            if is_compiling():
                 self._trace(index, routing_in_arguments(args, kwargs, self._top_k), args, kwargs)
             else:
                 self._hear(site, routing_in_arguments, (args, kwargs), args, kwargs)
 
-        def router_returned(
+        def router_returned(module: Any, args: tuple[Any, ...], output: Any) -> None:
+            router_returned_to(module, args, {}, output)
+
+        def router_returned_to(
             module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
-            if _is_compiling():
+            if is_compiling():
                 self._trace(index, routing_in_output(output, self._top_k), args, kwargs)
-            else:
+            elif not self._plain or not self._hear_plainly(output):
                 self._hear(site, routing_in_output, (output,), args, kwargs)
 
         if site.asks_experts:
             return site.module.register_forward_pre_hook(experts_are_called, with_kwargs=True)
-        return site.module.register_forward_hook(router_returned, with_kwargs=True)
+        if self._extras is None:
+            return site.module.register_forward_hook(router_returned)
+        return site.module.register_forward_hook(router_returned_to, with_kwargs=True)
+
+    def _hear_plainly(self, output: Any) -> bool:
+        """The lean way for a router that has returned `(logits, weights, ids)` before."""
+        try:
+            return self._session.route_step(self._slot, output[2], output[1])
+        except Exception as error:
+            self._session.fail(error, "recording a router")
+            return True
 
     def _written(self, routed: Routed, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Written:
         if self._extras is None:
@@ -223,6 +242,7 @@ class _LayerListener:
             routed = read(*values, self._top_k)
             if routed is not None:
                 self._believe(site)
+                self._plain = self._extras is None and _is_plain(values[0], routed)
                 self._session.route(self._slot, self._written(routed, args, kwargs))
         except Exception as error:
             self._session.fail(error, "recording a router")
@@ -233,3 +253,9 @@ class _LayerListener:
         self._believed = site
         for path in [path for path in self._handles if path != site.path]:
             self._handles.pop(path).remove()
+
+
+def _is_plain(output: Any, routed: Routed) -> bool:
+    """Whether `routed` stands in `output` as it is, in the usual places."""
+    usual = isinstance(output, tuple) and len(output) >= 3
+    return usual and output[2] is routed.ids and output[1] is routed.weights

@@ -56,8 +56,9 @@ def _from_ids(ids: Any, weights: Any, logits: Any, top_k: int) -> Routed | None:
         return None
     if ids.ndim < 2 or ids.shape[-1] != top_k:
         return None
-    ids = ids.reshape(-1, top_k)
-    return Routed(ids, weights.reshape(-1, top_k), _a_row_a_token(logits, ids.shape[0]))
+    if ids.ndim != 2:
+        ids, weights = ids.reshape(-1, top_k), weights.reshape(-1, top_k)
+    return Routed(ids, weights, _a_row_a_token(logits, ids.shape[0]))
 
 
 def _from_scores(scores: Any, logits: Any, top_k: int) -> Routed | None:
@@ -103,7 +104,7 @@ def _from_sorted(
 def _a_row_a_token(logits: Any, tokens: int) -> torch.Tensor | None:
     if not _is_real(logits) or logits.ndim < 2:
         return None
-    rows: torch.Tensor = logits.reshape(-1, logits.shape[-1])
+    rows: torch.Tensor = logits if logits.ndim == 2 else logits.reshape(-1, logits.shape[-1])
     return rows if rows.shape[0] == tokens else None
 
 

@@ -132,6 +132,10 @@ class CaptureSession:
         elif slot == 0 and not self._skipping and self._open is None:
             self._lose(int(written.experts.shape[0]), OUTSIDE)
 
+    def route_step(self, slot: int, experts: torch.Tensor, weights: torch.Tensor) -> bool:
+        """`route` of all rows of the step at once; False if `route` must see to it."""
+        return self._latch.tripped or self._recorder.write_step(slot, experts, weights)
+
     def captured(self) -> bool:
         """Whether a CUDA graph is being captured: then this forward is no step."""
         if not self._recorder.capturing:
