@@ -97,7 +97,7 @@ class Routing:
     @cached_property
     def recorded(self) -> NDArray[np.bool_]:
         """[T, L] whether a layer's router gave exactly one row a token, in the whole step."""
-        written = self["experts"][:, :, 0] != UNWRITTEN
+        written: NDArray[np.bool_] = np.asarray(self["experts"][:, :, 0] != UNWRITTEN)
         tokens, layers = written.shape
         if not tokens:
             return written

@@ -50,6 +50,12 @@ def run(
     token_ids: Annotated[
         bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
     ] = False,
+    margins: Annotated[
+        bool, typer.Option("--margins", help="Record by how much experts were chosen.")
+    ] = False,
+    next_layer: Annotated[
+        bool, typer.Option("--next-layer", help="Record what the next layer's router would choose.")
+    ] = False,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -66,6 +72,8 @@ def run(
         output,
         weights=weights,
         token_ids=token_ids,
+        margins=margins,
+        next_layer=next_layer,
         force=force,
         max_bytes=max_bytes,
         rotate=rotate,

@@ -233,11 +233,10 @@ def test_embeddings_as_input(m3: Any, padded: tuple[Any, Any], path: Path) -> No
 @pytest.mark.parametrize(
     "settings",
     [
-        {"num_beams": 2},
         {"num_return_sequences": 2, "do_sample": True},
         {"prompt_lookup_num_tokens": 2},
     ],
-    ids=["beams", "samples", "assisted"],
+    ids=["samples", "assisted"],
 )
 def test_other_ways_of_generating_record_right_ids(
     settings: dict[str, Any], m3: Any, padded: tuple[Any, Any], path: Path

@@ -26,7 +26,16 @@ def read_generate_call(
         prompt_columns=None if prompt is None else int(prompt.shape[1]),
         returned_columns=0 if only_embeds else None if ids is None else int(ids.shape[1]),
         stop_ids=_stop_ids(model, given),
+        beams=int(_setting(model, given, "num_beams") or 1),
+        returned=int(_setting(model, given, "num_return_sequences") or 1),
     )
+
+
+def new_tokens_of(call: GenerateCall, output: Any) -> torch.Tensor | None:
+    """[requests, columns] of `output`, which `generate` returned, behind the prompts."""
+    sequences = getattr(output, "sequences", output)
+    new = count_new_tokens(call, output)
+    return None if new is None else sequences[:, sequences.shape[1] - new :]
 
 
 def count_new_tokens(call: GenerateCall, output: Any) -> int | None:

@@ -102,7 +102,8 @@ def _is_compiling() -> Callable[[], bool]:
     """torch's own function, which a compiler knows to be true where it traces."""
     import torch
 
-    return torch.compiler.is_compiling
+    asked: Callable[[], bool] = torch.compiler.is_compiling
+    return asked
 
 
 def _trace_begin(

@@ -4,7 +4,8 @@ Traffic is every token that a request needed the model to route. Not traffic are
 and what a batched `generate` feeds a row that is already done: its end-of-sequence token and the
 padding after it, fed only because other rows go on. Run alone, the request would route exactly
 the same tokens. Everything else counts: with the cache switched off every forward routes the
-whole sequence again, and assisted decoding routes candidates that are later rejected.
+whole sequence again, and assisted decoding routes candidates that are later rejected. Of a beam
+search, `beams` picks the rows that something came of.
 
 All of it runs in the writer thread, because on a GPU the metadata is there only later.
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from moeprof.capture.routing import Routing
 from moeprof.capture.transformers.step import Batch, BatchEnd, PackedStep, Step
+from moeprof.capture.transformers.traffic import Traffic
 from moeprof.trace.rows import Phase, Request, TokenRows
 from moeprof.trace.schema import expert_dtype
 
@@ -45,21 +47,6 @@ class Progress:
         zeros = np.zeros(batch.rows, np.int64)
         done = zeros.astype(bool)
         return cls(batch, zeros, done, zeros.copy(), zeros.copy(), zeros.copy())
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """The tokens of one step, or of several, that are traffic. n of T, padding included."""
-
-    live: NDArray[np.bool_]  # [T]
-    step: NDArray[np.int64]  # [n] index of the step
-    request: NDArray[np.int32]  # [n]
-    position: NDArray[np.int32]  # [n]
-    phase: NDArray[np.int8]  # [n] of Phase
-    token_id: NDArray[np.int32]  # [n]
-
-    def __len__(self) -> int:
-        return len(self.request)
 
 
 class Interpreter:
@@ -189,7 +176,7 @@ class Interpreter:
     def requests_of(self, batch: Batch, clock_base: float) -> list[Request]:
         """What is known by now of the requests of `batch`."""
         progress = self._of(batch)
-        return [_request(progress, row, clock_base) for row in range(batch.rows)]
+        return [_request(progress, row, clock_base) for row in range(batch.requests)]
 
     def prompt_is_complete(self, batch: Batch) -> bool:
         """Whether the whole prompt of `batch` has been seen."""
@@ -198,6 +185,11 @@ class Interpreter:
     def finish(self, end: BatchEnd, clock_base: float) -> list[Request]:
         """The requests of a batch that has ended, for good."""
         requests = self.requests_of(end.batch, clock_base)
+        if end.lengths is not None:
+            requests = [
+                replace(request, output_tokens=length if request.prompt_tokens else None)
+                for request, length in zip(requests, end.lengths, strict=True)
+            ]
         self._progress.pop(end.batch.first_request, None)
         return [_bounded(request, end.new_tokens) for request in requests]
 
@@ -217,6 +209,7 @@ def is_decode(step: Step) -> bool:
     """Whether a step adds one token to every row, after their prompts, and says nothing more."""
     return (
         step.columns == 1
+        and step.batch.beams is None
         and step.past >= step.batch.prompt_width
         and step.mask is None
         and step.positions is None
@@ -276,7 +269,8 @@ def _raise_to(length: NDArray[np.int64], place: NDArray[Any], where: NDArray[np.
 
 
 def _request(progress: Progress, row: int, clock_base: float) -> Request:
-    prompt, length = int(progress.prompt_tokens[row]), int(progress.length[row])
+    place = progress.batch.row_of(row)
+    prompt, length = int(progress.prompt_tokens[place]), int(progress.length[place])
     decoded = length - prompt
     known = progress.prompt_complete and not progress.lost
     return Request(

@@ -22,6 +22,7 @@ from moeprof.capture.pipeline import MAX_PENDING_BYTES, open_pipeline
 from moeprof.capture.recorder import RoutingRecorder
 from moeprof.capture.recording import Recording, check_labels
 from moeprof.capture.transformers.continuous import ContinuousBatches
+from moeprof.capture.transformers.copies import keep_out_of_copies
 from moeprof.capture.transformers.hooks import Tap, attach
 from moeprof.capture.transformers.interpret import Interpreter
 from moeprof.capture.transformers.routers import UNFAITHFUL, RouterSite, find_router_sites
@@ -102,6 +103,7 @@ def record(
         )
 
     with ExitStack() as stack:
+        keep_out_of_copies(stack)
         _being_recorded.add(model)
         stack.callback(_being_recorded.discard, model)
         pipeline = stack.enter_context(

@@ -9,14 +9,18 @@ input; in a loop of bare forwards the first forward on a cache is the prompt.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from moeprof.capture.routing import HostCopy, copy_to_host
+from moeprof.capture.transformers.beams import Reorder
+from moeprof.capture.transformers.boundaries import wrap_method
 from moeprof.capture.transformers.forward import Forward, cache_columns, cache_in_output
-from moeprof.capture.transformers.step import Batch, BatchEnd
+from moeprof.capture.transformers.step import Batch, BatchEnd, Beams
 
 Labeller = Callable[[int, int], tuple[str | None, ...]]  # first request, rows -> label a row
 
@@ -28,8 +32,11 @@ class GenerateCall:
     prompt_columns: int | None  # width of its input; None: not known before the first forward
     returned_columns: int | None  # columns that its result holds before the new tokens
     stop_ids: tuple[int, ...]
+    beams: int = 1
+    returned: int = 1  # sequences of each prompt that a beam search returns
     arrival: float = field(default_factory=time.time)
     stream: Stream | None = None
+    unwatch: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Stream:
 class RequestTracker:
     """Gives every forward its batch of requests. Used from the thread that runs the model."""
 
-    def __init__(self, labels: Labeller, end: Callable[[BatchEnd], object]) -> None:
+    def __init__(self, labels: Labeller, end: Callable[[BatchEnd | Reorder], object]) -> None:
         self._labels = labels
         self._end = end
         self._next_request = 0
@@ -86,11 +93,14 @@ class RequestTracker:
         """A `generate` begins."""
         self._calls.append(call)
 
-    def leave(self, call: GenerateCall, new_tokens: int | None) -> None:
-        """A `generate` ended; a row generated at most `new_tokens`."""
+    def leave(
+        self, call: GenerateCall, new_tokens: int | None, sequences: HostCopy | None = None
+    ) -> None:
+        """A `generate` ended; a row generated at most `new_tokens`, a beam search `sequences`."""
         self._calls.remove(call)
         if call.stream is not None:
-            self._end(BatchEnd(call.stream.batch, new_tokens))
+            call.unwatch()
+            self._end(BatchEnd(call.stream.batch, new_tokens, sequences))
 
     @property
     def requests(self) -> int:
@@ -111,18 +121,34 @@ class RequestTracker:
         if stream is not None:
             self._end(BatchEnd(stream.batch))
         width = _prompt_width(call.prompt_columns, past, forward.columns)
-        call.stream = self._start(forward, width, call.arrival, call.stop_ids)
+        call.stream = self._start(forward, width, call.arrival, call)
         call.stream.cache = forward.cache
         call.stream.in_generate = True
+        if call.stream.batch.beams is not None:
+            call.unwatch()
+            call.unwatch = self._watch_beams(call.stream.batch, forward.cache)
         return call.stream, past
 
+    def _watch_beams(self, batch: Batch, cache: Any) -> Callable[[], None]:
+        """Follow which rows go on as which: the search reorders its cache by it."""
+
+        def around(reorder: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            with contextlib.suppress(Exception):
+                self._end(Reorder(batch, copy_to_host([*args, *kwargs.values()][0])))
+            return reorder(*args, **kwargs)
+
+        return wrap_method(cache, "reorder_cache", around)
+
     def _start(
-        self, forward: Forward, width: int, arrival: float, stop_ids: tuple[int, ...] = ()
+        self, forward: Forward, width: int, arrival: float, call: GenerateCall | None = None
     ) -> Stream:
-        first = self._next_request
-        self._next_request += forward.rows
-        labels = self._labels(first, forward.rows)
-        return Stream(Batch(first, forward.rows, width, arrival, labels, stop_ids))
+        first, rows = self._next_request, forward.rows
+        beams, stop_ids = None, () if call is None else call.stop_ids
+        if call is not None and call.beams > 1:
+            beams, stop_ids = Beams(call.beams, call.returned, stop_ids), ()
+        batch = Batch(first, rows, width, arrival, (), stop_ids, beams)
+        self._next_request += batch.requests
+        return Stream(replace(batch, labels=self._labels(first, batch.requests)))
 
     def _remember(self, stream: Stream, cache: Any) -> None:
         """Find `stream` by its cache from now on; forget streams whose caches are gone."""

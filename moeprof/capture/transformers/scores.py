@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.recorder import Written
@@ -138,5 +139,5 @@ def _find_bias(router: torch.nn.Module) -> Callable[[], torch.Tensor | None]:
     for module in router.modules():
         for name in BIASES:
             if getattr(module, name, None) is not None:
-                return lambda module=module, name=name: getattr(module, name)
+                return partial(getattr, module, name)
     return lambda: None

@@ -65,6 +65,8 @@ class Options:
 
     weights: bool = False
     token_ids: bool = False
+    margins: bool = False
+    next_layer: bool = False
     force: bool = False
     limits: Limits = field(default_factory=Limits)
 
@@ -76,6 +78,8 @@ def capture_script(
     *,
     weights: bool = False,
     token_ids: bool = False,
+    margins: bool = False,
+    next_layer: bool = False,
     force: bool = False,
     max_bytes: int | None = None,
     rotate: bool = False,
@@ -96,7 +100,7 @@ def capture_script(
     Raises InputError, before the script starts, if it or `output` cannot be used.
     """
     limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed)
-    options = Options(weights, token_ids, force, limits)
+    options = Options(weights, token_ids, margins, next_layer, force, limits)
     launch = Launch.from_environment()
     target = Path(output).absolute()  # the script may go elsewhere
     if launch is not None:
@@ -160,6 +164,8 @@ class ScriptModels:
                 path,
                 weights=options.weights,
                 token_ids=options.token_ids,
+                margins=options.margins,
+                next_layer=options.next_layer,
                 force=options.force,
                 max_bytes=limits.max_bytes,
                 rotate=limits.rotate,

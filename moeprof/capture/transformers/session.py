@@ -16,7 +16,11 @@ from moeprof.capture.recorder import RoutingRecorder, Written
 from moeprof.capture.routing import HostCopy, Routing, copy_to_host
 from moeprof.capture.sink import BEHIND, FAILED
 from moeprof.capture.transformers.forward import Forward, PackedBatchError, read_forward
-from moeprof.capture.transformers.generation import count_new_tokens, read_generate_call
+from moeprof.capture.transformers.generation import (
+    count_new_tokens,
+    new_tokens_of,
+    read_generate_call,
+)
 from moeprof.capture.transformers.requests import RequestTracker, Stream
 from moeprof.capture.transformers.step import Batch, Lost, PackedStep, Step
 from moeprof.capture.transformers.steps import NO_ROUTER
@@ -88,7 +92,7 @@ class CaptureSession:
             self._begin(lambda: forward, lambda: forward.rows * forward.columns)
 
     def begin_packed(self, read: Callable[[int], tuple[PackedStep, int]], stream: Any) -> None:
-        """A packed forward begins on `stream`: `read(index)` gives it and its tokens with padding."""
+        """A packed forward begins on `stream`; `read(index)`: the step, its tokens with padding."""
         self.forwards += 1
         try:
             self._abandon_open_step()
@@ -215,7 +219,8 @@ class CaptureSession:
         finally:
             if call is not None:
                 with contextlib.suppress(Exception):
-                    self._tracker.leave(call, count_new_tokens(call, output))
+                    new = new_tokens_of(call, output) if call.beams > 1 else None
+                    self._tracker.leave(call, count_new_tokens(call, output), _copy(new))
 
     def finish(self) -> None:
         """Nothing more will come."""

@@ -11,6 +11,15 @@ from moeprof.capture.routing import HostCopy, Routing
 
 
 @dataclass(frozen=True)
+class Beams:
+    """Rows of a batch that are hypotheses: `width` of each prompt, `returned` of which come out."""
+
+    width: int
+    returned: int
+    stop_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Requests that go through the model side by side, one a row, from the first forward on."""
 
@@ -18,8 +27,20 @@ class Batch:
     rows: int
     prompt_width: int  # columns of the padded prompt: a token in a column below it is prefill
     arrival: float  # time.time() of the call that brought them
-    labels: tuple[str | None, ...]  # one a row
+    labels: tuple[str | None, ...]  # one a request
     stop_ids: tuple[int, ...] = ()  # fed back after the prompt, one of these says the row is done
+    beams: Beams | None = None
+
+    @property
+    def requests(self) -> int:
+        """How many requests it is."""
+        beams = self.beams
+        return self.rows if beams is None else self.rows // beams.width * beams.returned
+
+    def row_of(self, request: int) -> int:
+        """A row that has the prompt of its `request`-th request."""
+        beams = self.beams
+        return request if beams is None else request // beams.returned * beams.width
 
 
 @dataclass(slots=True)
@@ -86,6 +107,8 @@ class BatchEnd:
 
     batch: Batch
     new_tokens: int | None = None
+    sequences: HostCopy | None = None  # [requests, columns] new tokens of a beam search
+    lengths: tuple[int, ...] | None = None  # of these
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from moeprof.capture.failure import FailureLatch
 from moeprof.capture.routing import Routing
 from moeprof.capture.sink import BEHIND, FAILED, TraceSink
-from moeprof.capture.transformers.interpret import Interpreter, Traffic, is_decode
+from moeprof.capture.transformers.beams import BeamSearch, Reorder, UnknownBeamError
+from moeprof.capture.transformers.interpret import Interpreter, is_decode
 from moeprof.capture.transformers.step import Batch, BatchEnd, Lost, PackedStep, Step
+from moeprof.capture.transformers.traffic import Traffic
 from moeprof.trace.rows import Request
 
 NO_ROUTER = "no router gave one row a token"
+UNKNOWN_BEAM = "which rows of a beam search were kept is not known"
 
 
 class StepHandler:
@@ -22,6 +26,7 @@ class StepHandler:
         self._sink = sink
         self._interpreter = interpreter
         self._latch = latch
+        self._searches: dict[int, BeamSearch] = {}
         self._introduced: set[int] = set()  # batches whose prompt lengths are in the trace
 
     def handle(self, items: Sequence[Any]) -> None:
@@ -44,20 +49,53 @@ class StepHandler:
             routing = Routing.join([step.routing for step in run])
             self._record(item, routing, self._interpreter.decode_traffic(run, routing))
         elif isinstance(item, Step):
-            traffic = self._interpreter.traffic(item)
-            self._introduce(item.batch)
-            self._record(item, item.routing, traffic)
+            self._handle_step(item)
         elif isinstance(item, PackedStep):
             self._record(item, item.routing, self._interpreter.packed_traffic(item))
+        elif isinstance(item, Reorder):
+            self._search(item.batch).reorder(item)
         elif isinstance(item, BatchEnd):
-            self._introduced.discard(item.batch.first_request)
-            self._sink.put_requests(self._interpreter.finish(item, self._sink.clock_base))
+            self._handle_end(item)
         elif isinstance(item, Request):
             self._sink.put_requests([item])
         elif isinstance(item, Lost):
             self._sink.drop(item.tokens, item.reason)
             for batch in item.batches:
                 self._interpreter.lose(batch)
+
+    def _handle_step(self, step: Step) -> None:
+        traffic = self._interpreter.traffic(step)
+        if step.batch.beams is not None:
+            self._search(step.batch).add(step, traffic)
+            return
+        self._introduce(step.batch)
+        self._record(step, step.routing, traffic)
+
+    def _handle_end(self, end: BatchEnd) -> None:
+        if end.batch.beams is not None:
+            end = self._end_search(end)
+        self._introduced.discard(end.batch.first_request)
+        self._sink.put_requests(self._interpreter.finish(end, self._sink.clock_base))
+
+    def _search(self, batch: Batch) -> BeamSearch:
+        return self._searches.setdefault(batch.first_request, BeamSearch(batch))
+
+    def _end_search(self, end: BatchEnd) -> BatchEnd:
+        """Record what came of a beam search, now that it is known."""
+        search = self._search(end.batch)
+        del self._searches[end.batch.first_request]
+        try:
+            if end.sequences is None:
+                raise UnknownBeamError
+            sequences = end.sequences.array()
+            survivors = search.survivors(sequences)
+        except UnknownBeamError:
+            for _, traffic in search.everything():
+                self._sink.drop(len(traffic), UNKNOWN_BEAM)
+            return end
+        for step, traffic in survivors:
+            self._record(step, step.routing, traffic)
+        return replace(end, lengths=tuple(search.length(sequence) for sequence in sequences))
 
     def _record(self, step: Step | PackedStep, routing: Routing | None, traffic: Traffic) -> None:
         reason = self._reason_to_drop(step, routing)
