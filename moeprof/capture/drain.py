@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-TICK_SECONDS = 0.2
 CHUNK_ITEMS = 64
 POLL_SECONDS = 0.2
 ITEM_BYTES = 512  # what an item takes beside its arrays
@@ -68,7 +66,6 @@ class Drain:
         self._thread.join()
 
     def _run(self) -> None:
-        ticked = time.monotonic()
         while True:
             closing = self._closing  # before the look: nothing is offered after it
             if not self._queue:
@@ -78,9 +75,7 @@ class Drain:
                 self._wake.clear()
             else:
                 self._handle_waiting()
-            if time.monotonic() - ticked >= TICK_SECONDS:
-                self._tick()
-                ticked = time.monotonic()
+            self._tick()
 
     def _handle_waiting(self) -> None:
         waiting = min(CHUNK_ITEMS, len(self._queue))

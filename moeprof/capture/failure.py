@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import traceback
 
 logger = logging.getLogger("moeprof")
@@ -14,6 +16,7 @@ class FailureLatch:
     def __init__(self) -> None:
         self.message: str | None = None
         self.ended = False  # as planned: what comes now is outside of the recording
+        self._lock = threading.Lock()
 
     @property
     def tripped(self) -> bool:
@@ -28,9 +31,13 @@ class FailureLatch:
         """Switch recording off because `doing` failed. The message never quotes the error's
         arguments, which may hold text of a prompt.
         """
-        if not self.tripped:
-            self.message = f"recording stopped: {doing} failed: {_describe(error)}"
-            logger.error("%s; the model goes on unrecorded", self.message)
+        message = f"recording stopped: {doing} failed: {_describe(error)}"
+        with self._lock:
+            if self.tripped:
+                return
+            self.message = message
+        with contextlib.suppress(Exception):  # handlers are the user's, and may raise
+            logger.error("%s; the model goes on unrecorded", message)
 
 
 def _describe(error: BaseException) -> str:

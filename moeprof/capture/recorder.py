@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MIN_CAPACITY = 64
 MIN_CAPACITY_CUDA = 8192  # a graph may be captured on a small step before a large one comes
 
+_captured: list[torch.Tensor] = []  # CUDA graphs write here, and outlive the recording: never freed
+
 
 class Written(NamedTuple):
     """What a router hook has for its tokens. n rows, k experts."""
@@ -53,6 +55,8 @@ class DeviceBuffer:
         self._is_cuda = device.type == "cuda"
         self._side = torch.cuda.Stream(device) if self._is_cuda else None
         self._copied: torch.cuda.Event | None = None
+        if self._is_cuda:
+            self._allocate(1)  # while a graph is captured, it would be the graph's memory
 
     def reserve(self, tokens: int) -> bool:
         """Make room for a step of `tokens` and clear it, after the copy of the last one is done.
@@ -72,6 +76,16 @@ class DeviceBuffer:
             self._step = _Views.of(self._rows[:tokens], self.layout)
         self._step.rows.fill_(UNWRITTEN)
         return True
+
+    def freeze(self) -> None:
+        """A CUDA graph is captured that writes these addresses, whenever it is replayed."""
+        if self.frozen:
+            return
+        if self._rows is None:
+            self._allocate(1)
+        assert self._rows is not None
+        _captured.append(self._rows)
+        self.frozen = True
 
     def write_token_ids(self, ids: torch.Tensor) -> None:
         """Vocabulary ids of the step's tokens, of any shape."""
@@ -143,7 +157,7 @@ class DeviceBuffer:
 
 @dataclass(frozen=True)
 class _Views:
-    """Some rows of a buffer, and what stands in them. Made once, because making views takes time."""
+    """Some rows of a buffer, and what stands in them. Made once: making views takes time."""
 
     count: int  # n
     rows: torch.Tensor  # [n, width]
@@ -175,13 +189,10 @@ class RoutingRecorder:
     def __init__(self, devices: Sequence[torch.device], layout: Layout) -> None:
         self.layout = layout
         self._devices = list(devices)  # by slot
-        self._moved = True
-        self._buffers: list[DeviceBuffer] = []
-        self._home: list[tuple[DeviceBuffer, int]] = []  # by slot: buffer, column in it
         self._none = [0] * len(devices)
         self._rows = self._none[:]  # by slot: rows written in this step, by Python
         self._tokens: int | None = None
-        self._on_cuda = any(device.type == "cuda" for device in devices)
+        self._assign_homes()
 
     @property
     def active(self) -> bool:
@@ -233,7 +244,7 @@ class RoutingRecorder:
         rows = written.experts.shape[0]
         limit = buffer.capacity if self._tokens is None else self._tokens
         if self._on_cuda and self.capturing:
-            buffer.frozen = True
+            buffer.freeze()
         self._rows[slot] = start + rows
         if start + rows > limit:
             buffer.spoil(column)
@@ -248,7 +259,7 @@ class RoutingRecorder:
 
         False if it is not, and nothing was written.
         """
-        if self._rows[slot] or self._tokens is None or self._on_cuda and self.capturing:
+        if self._rows[slot] or self._tokens is None or (self._on_cuda and self.capturing):
             return False
         buffer, column = self._home[slot]
         if experts.device != buffer.device or not buffer.write_step(column, experts, weights):
@@ -258,13 +269,9 @@ class RoutingRecorder:
 
     def prepare_capture(self) -> None:
         """Writes that follow are captured into a CUDA graph: rows count from the first again."""
-        if self._moved:
-            self._assign_homes()
         self._rows[:] = self._none
         for buffer in self._buffers:
-            if not buffer.capacity:
-                buffer.reserve(1)
-            buffer.frozen = True
+            buffer.freeze()
 
     def end(self) -> Routing:
         """Close the step and start its copy to the host."""
@@ -278,12 +285,14 @@ class RoutingRecorder:
         self._tokens = None
 
     def _assign_homes(self) -> None:
+        self._on_cuda = any(device.type == "cuda" for device in self._devices)
         homes: dict[torch.device, list[int]] = {}
         for slot, device in enumerate(self._devices):
             homes.setdefault(device, []).append(slot)
-        self._buffers = [
+        self._buffers: list[DeviceBuffer] = [
             DeviceBuffer(device, slots, self.layout) for device, slots in homes.items()
         ]
         placed = {s: (b, column) for b in self._buffers for column, s in enumerate(b.slots)}
+        # By slot: buffer, and column in it.
         self._home = [placed[slot] for slot in range(len(self._devices))]
         self._moved = False

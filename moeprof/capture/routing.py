@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +16,11 @@ from moeprof.capture.layout import UNWRITTEN, Layout
 
 if TYPE_CHECKING:
     import torch
+
+
+CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED of CUDA's driver API
+
+_threads = threading.local()
 
 
 class HostCopy:
@@ -29,9 +36,26 @@ class HostCopy:
     def array(self) -> NDArray[Any]:
         """The values; waits for the copy."""
         if self._done is not None:
+            _stand_clear_of_captures()
             self._done.synchronize()
         tensor = self._tensor
         return tensor if isinstance(tensor, np.ndarray) else np.asarray(tensor.numpy())
+
+
+def _stand_clear_of_captures() -> None:
+    """Let this thread wait for events while another captures a CUDA graph.
+
+    By default a wait makes such a capture fail, as `torch.cuda.graph` starts it: it forbids all
+    threads what may be unsafe. Waiting for copies made outside of the capture is not.
+    """
+    if getattr(_threads, "relaxed", False):
+        return
+    _threads.relaxed = True
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:  # ROCm, Windows
+        return
+    driver.cuThreadExchangeStreamCaptureMode(ctypes.byref(ctypes.c_int(CAPTURE_RELAXED)))
 
 
 def copy_to_host(source: torch.Tensor) -> HostCopy:

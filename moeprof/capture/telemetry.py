@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +57,10 @@ class TelemetrySampler:
             self._value(self._nvml.nvmlShutdown)
 
     def _run(self, handles: list[Any]) -> None:
+        with contextlib.suppress(Exception):  # an NVML without some function: no more samples
+            self._sample_until_stopped(handles)
+
+    def _sample_until_stopped(self, handles: list[Any]) -> None:
         while True:
             now = time.time() - self._clock_base
             for device, handle in enumerate(handles):

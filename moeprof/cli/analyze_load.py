@@ -5,11 +5,12 @@ Imbalance is max / mean (1 is even), balancedness mean / max.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from moeprof.analysis import LoadResult, analyze_load
+from moeprof.analysis import LoadResult, analyze_load, sampling_error
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.report.text import load_text
@@ -24,5 +25,8 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[LoadResult]:
     """Run the command."""
-    result = analyze_load(open_and_warn(trace, quiet), gpus=gpus)
-    return Answer(result, load_text, json, inputs=[trace])
+    opened = open_and_warn(trace, quiet)
+    result = analyze_load(opened, gpus=gpus)
+    estimated = opened.manifest.sampling is not None and not opened.counts_only
+    sampling = sampling_error(opened) if estimated else None
+    return Answer(result, partial(load_text, sampling=sampling), json, inputs=[trace])

@@ -22,13 +22,17 @@ from moeprof.capture.transformers.script import RecordedModel, ScriptResult, cap
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.limits import (
     DurationFlag,
+    MarginsFlag,
     MaxSizeFlag,
+    NextLayerFlag,
     RotateFlag,
     SampleFlag,
+    left_behind,
     parse_bytes,
     parse_duration,
 )
-from moeprof.errors import MoeprofError
+from moeprof.cli.traces import share_error
+from moeprof.trace import open_trace
 
 CONTEXT_SETTINGS = {"allow_interspersed_args": False}
 
@@ -36,7 +40,7 @@ CONTEXT_SETTINGS = {"allow_interspersed_args": False}
 def run(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python script.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGS]", help="Arguments of the script.")
+        list[str] | None, typer.Argument(metavar="ARGS", help="Arguments of the script.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The trace to write.")] = Path(
         "run.moetrace"
@@ -50,12 +54,8 @@ def run(
     token_ids: Annotated[
         bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
     ] = False,
-    margins: Annotated[
-        bool, typer.Option("--margins", help="Record by how much experts were chosen.")
-    ] = False,
-    next_layer: Annotated[
-        bool, typer.Option("--next-layer", help="Record what the next layer's router would choose.")
-    ] = False,
+    margins: MarginsFlag = False,
+    next_layer: NextLayerFlag = False,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -109,14 +109,7 @@ def _divert_stdout() -> TextIO:
 
 def _with_error(trace: RecordedModel) -> RecordedModel:
     """`trace` with what sampling leaves uncertain."""
-    from moeprof.analysis.sampling import sampling_error
-    from moeprof.trace import open_trace
-
-    try:
-        error = sampling_error(open_trace(trace.path))
-    except MoeprofError:  # nothing was kept: there is no estimate
-        return trace
-    return replace(trace, share_error=error.mean_share_error)
+    return replace(trace, share_error=share_error(open_trace(trace.path)))
 
 
 def _text(result: ScriptResult) -> str:
@@ -128,18 +121,9 @@ def _text(result: ScriptResult) -> str:
 
 
 def _lines(trace: RecordedModel) -> list[str]:
-    lines = [
+    counts = (
         f"{trace.path}: {trace.tokens:,} tokens of {trace.requests:,} requests to {trace.model} "
         f"({trace.prefill_tokens:,} prefill, {trace.decode_tokens:,} decode), "
         f"{trace.dropped:,} dropped"
-    ]
-    if trace.rotated:
-        lines.append(f"{trace.rotated:,} older tokens were let go to make room")
-    if trace.sampled_out:
-        lines.append(f"{trace.sampled_out:,} tokens of other requests were left out by chance")
-    if trace.share_error is not None:
-        lines.append(
-            f"so the load of an expert is known to within {trace.share_error:.1%} "
-            "(standard error, mean of experts)"
-        )
-    return lines
+    )
+    return [counts, *left_behind(trace.rotated, trace.sampled_out, trace.share_error)]

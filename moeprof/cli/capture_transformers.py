@@ -7,6 +7,7 @@ run together.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,20 @@ import typer
 
 from moeprof.capture.transformers.run import CaptureResult, capture_transformers
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
+from moeprof.cli.limits import (
+    DurationFlag,
+    MarginsFlag,
+    MaxSizeFlag,
+    NextLayerFlag,
+    RotateFlag,
+    SampleFlag,
+    left_behind,
+    parse_bytes,
+    parse_duration,
+)
 from moeprof.cli.progress import Progress
+from moeprof.cli.traces import share_error
+from moeprof.trace import open_trace
 
 
 def run(
@@ -31,11 +45,17 @@ def run(
         int | None, typer.Option(help="CPU threads of torch; small models want 1.")
     ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    max_size: MaxSizeFlag = None,
+    rotate: RotateFlag = False,
+    duration: DurationFlag = None,
+    sample_requests: SampleFlag = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample and of --sample-requests.")] = 0,
     weights: Annotated[bool, typer.Option("--weights", help="Record gate weights.")] = False,
     token_ids: Annotated[
         bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
     ] = False,
+    margins: MarginsFlag = False,
+    next_layer: NextLayerFlag = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
     ] = False,
@@ -44,6 +64,8 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[CaptureResult]:
     """Run the command."""
+    max_bytes = parse_bytes(max_size, "--max-size")
+    duration_s = parse_duration(duration, "--duration")
     with Progress(quiet=quiet).stage(f"record {model_path}") as progress:
         result = capture_transformers(
             model_path,
@@ -58,10 +80,18 @@ def run(
             seed=seed,
             weights=weights,
             token_ids=token_ids,
+            margins=margins,
+            next_layer=next_layer,
+            max_bytes=max_bytes,
+            rotate=rotate,
+            duration_s=duration_s,
+            sample_requests=sample_requests,
             trust_remote_code=trust_remote_code,
             force=force,
             progress=progress,
         )
+    if sample_requests is not None:
+        result = replace(result, share_error=share_error(open_trace(result.path)))
     return Answer(result, _text, json, inputs=[prompts, *files_of(model_path)])
 
 
@@ -71,6 +101,7 @@ def _text(result: CaptureResult) -> str:
             f"{result.path}: {result.tokens:,} tokens of {result.requests} requests to "
             f"{result.model} ({result.prefill_tokens:,} prefill, {result.decode_tokens:,} decode), "
             f"{result.dropped:,} dropped",
+            *left_behind(result.rotated, result.sampled_out, result.share_error),
             "",
             f"Next:  moeprof info {result.path}",
             f"       moeprof report {result.path} -o report.html",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
-from moeprof.cli.traces import TraceArgument
+from moeprof.cli.traces import TraceArgument, share_error
 from moeprof.report.text import trace_info_text
 from moeprof.trace import TraceInfo, describe_trace, open_trace
 
@@ -12,4 +14,8 @@ def run(
     trace: TraceArgument, json: JsonFlag = False, quiet: QuietFlag = False
 ) -> Answer[TraceInfo]:
     """Run the command."""
-    return Answer(describe_trace(open_trace(trace)), trace_info_text, json, inputs=[trace])
+    opened = open_trace(trace)
+    info, error = describe_trace(opened), share_error(opened)
+    if info.sampling and error is not None:
+        info = replace(info, sampling={**info.sampling, "share_error": error})
+    return Answer(info, trace_info_text, json, inputs=[trace])

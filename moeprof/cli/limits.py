@@ -1,4 +1,4 @@
-"""The options that bound a recording, alike in every command that makes one."""
+"""The options of what is recorded and how much, alike in every command that records."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ SampleFlag = Annotated[
     float | None, typer.Option(metavar="RATE", help="Record this part of the requests, by chance.")
 ]
 
+MarginsFlag = Annotated[
+    bool, typer.Option("--margins", help="Record by how much experts were chosen.")
+]
+NextLayerFlag = Annotated[
+    bool, typer.Option("--next-layer", help="Record what the next layer's router would choose.")
+]
+
 
 def parse_bytes(text: str | None, option: str) -> int | None:
     """'10GiB', '500 MB' or '1000' in bytes. Raises InputError, which names `option`."""
@@ -37,6 +44,18 @@ def parse_duration(text: str | None, option: str) -> float | None:
     """'60s', '10m', '2h' or '1d' in seconds. Raises InputError, which names `option`."""
     found = re.fullmatch(r"([\d.]+)\s*([smhd]?)", text or "", re.IGNORECASE)
     return None if text is None else _scaled(found, _SECONDS, text, option, "60s, 10m or 2h")
+
+
+def left_behind(rotated: int, sampled_out: int, share_error: float | None) -> list[str]:
+    """What limits took away, in sentences."""
+    lines = []
+    if rotated:
+        lines.append(f"{rotated:,} older tokens were let go to make room")
+    if sampled_out:
+        lines.append(f"{sampled_out:,} tokens of other requests were left out by chance")
+    if share_error is not None:
+        lines.append(f"an expert's load is known to {share_error:.1%} (standard error, mean)")
+    return lines
 
 
 def _scaled(

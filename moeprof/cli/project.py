@@ -29,6 +29,9 @@ def run(
     concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 1,
     input_len: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 0,
     output_len: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 0,
+    mtp: Annotated[
+        bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
+    ] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> Answer[DeploymentProjection]:
@@ -45,6 +48,7 @@ def run(
         concurrency=concurrency,
         input_len=input_len,
         output_len=output_len,
+        mtp=mtp,
     )
     code = 0 if projection.fits else InfeasibleError.exit_code
     return Answer(

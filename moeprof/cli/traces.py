@@ -8,14 +8,35 @@ from typing import Annotated
 import typer
 
 from moeprof.cli.answer import warn
-from moeprof.trace import Trace, open_trace
+from moeprof.errors import MoeprofError
+from moeprof.report.sampled import rotated_words, sampled_words
+from moeprof.trace import Trace, describe_trace, open_trace
 
 TraceArgument = Annotated[Path, typer.Argument(metavar="T", help="A trace folder.")]
 
 
 def open_and_warn(path: Path, quiet: bool) -> Trace:
-    """The trace at `path`; what is missing or damaged in it goes to stderr."""
+    """The trace at `path`; what is missing, left out or damaged in it goes to stderr."""
     trace = open_trace(path)
+    if trace.manifest.sampling or trace.manifest.rotated_tokens:
+        info = describe_trace(trace)
+        for words in filter(None, (sampled_words(info), rotated_words(info))):
+            warn(f"{path}: {words}; results are of what is left", quiet=quiet)
     for problem in trace.problems:
         warn(f"{path}: {problem}", quiet=quiet)
     return trace
+
+
+def share_error(trace: Trace) -> float | None:
+    """What sampling requests left uncertain: the mean relative standard error of experts' loads.
+
+    None where every request was to be recorded, or nothing was.
+    """
+    from moeprof.analysis import sampling_error
+
+    if trace.manifest.sampling is None or trace.counts_only:
+        return None
+    try:
+        return sampling_error(trace).mean_share_error
+    except MoeprofError:  # no request was kept
+        return None

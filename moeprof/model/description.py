@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from moeprof.model.attention import Attention, Indexer, LinearAttention
 from moeprof.model.formats import FORMATS
 from moeprof.model.loading import load_model
 from moeprof.model.moe_model import MoEModel
@@ -40,6 +41,9 @@ class ModelDescription(Result):
     bytes_per_expert: Mapping[str, int]
     kv_bytes_per_token_per_rank: int
     state_bytes_per_sequence_per_rank: int
+    attention: Attention | None
+    indexer: Indexer | None
+    linear: LinearAttention | None
     tp: int
     kv_dtype: str
     index_dtype: str
@@ -73,6 +77,9 @@ def describe_model(
         bytes_per_expert={name: model.bytes_per_expert(name) for name in FORMATS},
         kv_bytes_per_token_per_rank=model.kv_bytes_per_token_per_rank(tp, kv_dtype, index_dtype),
         state_bytes_per_sequence_per_rank=model.state_bytes_per_sequence_per_rank(tp),
+        attention=model.attention,
+        indexer=model.indexer,
+        linear=model.linear,
         tp=tp,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,

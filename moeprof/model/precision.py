@@ -95,9 +95,13 @@ def weight_bytes(model: MoEModel, precision: str | Mapping[str, str] | Precision
     return sizes
 
 
-def precision_names() -> tuple[str, ...]:
-    """Names of the published maps; every weight format is a precision beside them."""
-    return tuple(dict.fromkeys(entry["name"] for entry in _published()["precision"]))
+def precision_names(model: MoEModel | None = None) -> tuple[str, ...]:
+    """Names of the published maps, or of those for `model`; every weight format is a precision
+    beside them."""
+    entries = _published()["precision"]
+    if model is not None:
+        entries = [entry for entry in entries if model.model_type in entry["model_types"]]
+    return tuple(dict.fromkeys(entry["name"] for entry in entries))
 
 
 @cache

@@ -20,7 +20,7 @@ class DeploymentProjection(Result):
     """Memory of the fullest rank, and the bound on decode at batch 1.
 
     `memory` holds bytes by class and their `total`; `ledger` the same with provenance and source.
-    `max_concurrency` is how many requests of this length the KV cache holds at a time.
+    `max_concurrency` is how many requests of this length fit at a time, with their KV and states.
     """
 
     concurrency: int
@@ -47,12 +47,13 @@ def project_deployment(
     concurrency: int = 1,
     input_len: int = 0,
     output_len: int = 0,
+    mtp: bool = False,
 ) -> DeploymentProjection:
     """Memory and bounds of `model` on `hardware` with `concurrency` requests at a time.
 
     Every request is counted at its full length, `input_len` + `output_len` tokens. `tp` is all
-    GPUs over `dp` if None. Raises InputError for values out of range; what does not fit is an
-    answer, not an error.
+    GPUs over `dp` if None. `mtp` loads the modules for multi-token prediction. Raises InputError
+    for values out of range; what does not fit is an answer, not an error.
     """
     model, cluster = load_model(model), load_hardware(hardware)
     for name, value in (("input_len", input_len), ("output_len", output_len)):
@@ -60,7 +61,7 @@ def project_deployment(
             raise InputError(f"{name} is {value}, it must be at least 0")
     if concurrency < 1 or dp < 1:
         raise InputError(f"concurrency {concurrency} and dp {dp} must be at least 1")
-    length = input_len + output_len
+    length, sequences = input_len + output_len, -(-concurrency // dp)
     ledger = project_memory(
         model,
         cluster,
@@ -70,7 +71,9 @@ def project_deployment(
         dp=dp,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
-        tokens=-(-concurrency // dp) * length,
+        tokens=sequences * length,
+        sequences=sequences,
+        mtp=mtp,
     )
     sizes = {name: size.value for name, size in ledger.classes.items()}
     return DeploymentProjection(
@@ -79,7 +82,7 @@ def project_deployment(
         output_len=output_len,
         fits=ledger.fits,
         memory=sizes | {"total": ledger.total.value},
-        max_concurrency=ledger.max_kv_tokens // length * dp if length else None,
+        max_concurrency=None if ledger.max_sequences is None else ledger.max_sequences * dp,
         ledger=ledger,
         decode_read=decode_read_bytes(model, precision, model.top_k),
         decode_bound=decode_bound(model, cluster, precision, model.top_k),

@@ -9,9 +9,20 @@ from moeprof.errors import InputError
 from moeprof.model import MoEModel, TensorGroup
 from moeprof.result import Result
 
-# Every rank of a tensor-parallel group computes with the whole tensor: vLLM's ReplicatedLinear for
-# the gate and the index projections, plain parameters for norms.
+# What every rank of a tensor-parallel group holds whole in vLLM: its ReplicatedLinear for the gate
+# and the index projections, plain parameters for norms (vllm/model_executor/models: deepseek_v2.py,
+# qwen3_next.py, gpt_oss.py at https://github.com/vllm-project/vllm).
 _REPLICATED_CLASSES = ("router", "indexer", "norms")
+_REPLICATED_TENSORS = {
+    # DeepSeekV2FusedQkvAProjLinear is made with disable_tp: its outputs belong to all heads.
+    "attention": {"q_a_proj", "q_a_proj_bias", "q_a_norm", "kv_a_proj", "kv_a_proj_bias"}
+    | {"kv_a_norm", "q_norm", "k_norm", "linear_norm"}
+    # RowParallelLinear adds its bias after the sum over ranks.
+    | {"o_bias", "o_proj_bias"},
+    "shared": {"expert_gate"},
+    "dense": {"down_bias"},
+    "routed": {"down_bias"},
+}
 _KV_TENSORS = ("k_proj", "v_proj", "k_bias", "v_bias")
 
 
@@ -53,6 +64,12 @@ class Parallelism(Result):
         heads = model.attention.heads if model.attention else self.tp
         if heads % self.tp:
             raise InputError(f"tp {self.tp} does not divide the {heads} heads of {model.name}")
+        linear = model.linear
+        if linear is not None and linear.key_heads % self.tp:
+            raise InputError(
+                f"tp {self.tp} does not divide the {linear.key_heads} key heads of "
+                f"{model.name}'s linear attention"
+            )
         if self.ep > max(model.experts, 1):
             raise InputError(f"ep {self.ep} is more than the {model.experts} experts")
 
@@ -60,14 +77,17 @@ class Parallelism(Result):
         """Bytes of `group` on the rank that holds most of it, `group_bytes` being the whole.
 
         Routed experts: ceil(experts / ep) whole experts, each sliced `moe_tp` ways. Projections of
-        keys and values: at most one slice a KV head, replicated beyond. Router, indexer and norms:
-        on every rank. All else: sliced `tp` ways.
+        keys and values: at most one slice a KV head, replicated beyond. Router, indexer, norms,
+        latent attention's projections down to its short vectors, the gate of a shared expert and
+        biases behind a sum over ranks: whole on every rank. All else: sliced `tp` ways.
         (https://docs.vllm.ai/en/latest/serving/expert_parallel_deployment/)
         """
+        whole = group.name in _REPLICATED_TENSORS.get(group.tensor_class, ())
         if group.tensor_class == "routed":
             local = ceil(model.experts / self.ep)
-            return ceil(group_bytes * local / (model.experts * self.moe_tp))
-        if group.tensor_class in _REPLICATED_CLASSES:
+            slices = 1 if whole else self.moe_tp
+            return ceil(group_bytes * local / (model.experts * slices))
+        if whole or group.tensor_class in _REPLICATED_CLASSES:
             return group_bytes
         if group.tensor_class == "attention" and group.name in _KV_TENSORS and model.attention:
             kv_heads = model.attention.kv_heads

@@ -11,14 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof import __version__
-from moeprof.analysis import LoadResult, SpecializationResult, analyze_specialization
+from moeprof.analysis import (
+    LoadResult,
+    SamplingError,
+    SpecializationResult,
+    analyze_specialization,
+    sampling_error,
+)
 from moeprof.analysis.chance import even_router_imbalance
 from moeprof.analysis.counting import ExpertCounts, count_experts
 from moeprof.analysis.load import WINDOWS, load_result
 from moeprof.cache import LruCurve, Scope, lru_curve
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
-from moeprof.model import MoEModel, load_model
+from moeprof.model import MoEModel, load_model, precision_names
 from moeprof.projection import DeploymentProjection, project_deployment
 from moeprof.result import Result
 from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
@@ -50,6 +56,7 @@ class ReportContents(Result):
     global_curve: LruCurve | None
     expert_bytes: Mapping[str, int]  # one expert of the recorded model, by format
     specialization: SpecializationResult | None
+    sampling: SamplingError | None  # where requests were sampled, and the error can be known
     deployments: list[DeploymentProjection]
     missing: Mapping[str, str]
     files: list[StoredFile] = field(default_factory=list)
@@ -98,6 +105,7 @@ def gather_report(
         global_curve=global_curve,
         expert_bytes=_expert_bytes(trace.model, missing),
         specialization=_specialization(trace, missing) if counts else None,
+        sampling=_sampling(trace, missing) if counts else None,
         deployments=_deployments(model, cluster, missing),
         missing=missing,
         files=list(trace.manifest.files),
@@ -191,16 +199,34 @@ def _specialization(trace: Trace, missing: dict[str, str]) -> SpecializationResu
         return None
 
 
+def _sampling(trace: Trace, missing: dict[str, str]) -> SamplingError | None:
+    """The error of a sample; None where every request was to be recorded."""
+    if trace.manifest.sampling is None:
+        return None
+    try:
+        return sampling_error(trace)
+    except InputError as error:
+        missing["sampling"] = str(error)
+        return None
+
+
+def _precisions(model: MoEModel) -> list[str]:
+    """Three to compare: published ones before others."""
+    return [*dict.fromkeys(("bf16", *precision_names(model), *PRECISIONS))][:3]
+
+
 def _deployments(
     model: MoEModel, cluster: Cluster, missing: dict[str, str]
 ) -> list[DeploymentProjection]:
-    """The target in every precision, tensor-parallel as far as its heads divide."""
+    """The target in BF16 and the precisions it was published in, tensor-parallel as far as its
+    heads divide."""
     heads = model.attention.heads if model.attention else 1
     tp = gcd(heads, cluster.gpus_per_node)
     dp = cluster.gpus // tp
     try:
         return [
-            project_deployment(model, cluster, precision=name, tp=tp, dp=dp) for name in PRECISIONS
+            project_deployment(model, cluster, precision=name, tp=tp, dp=dp)
+            for name in _precisions(model)
         ]
     except InputError as error:
         missing["memory"] = str(error)

@@ -15,6 +15,7 @@ from moeprof.quantity import Provenance
 from moeprof.report.blocks import Heatmap, Plot, Section
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings import find_all
+from moeprof.report.sampled import rotated_words, sampled_words
 from moeprof.report.sections import SECTIONS
 from moeprof.report.wording import counted
 
@@ -74,7 +75,9 @@ def _subtitle(contents: ReportContents) -> str:
     info = contents.info
     parts = [
         "counts only" if info.counts_only else counted(info.tokens, "token"),
-        counted(info.requests, "request") if info.requests else "",
+        counted(info.requests, "request") if info.requests and not info.sampling else "",
+        sampled_words(info),
+        rotated_words(info),
         f"{counted(info.layers, 'MoE layer')} \u00d7 {info.experts} experts, top-{info.top_k}",
         info.engine,
         f"projected on {contents.cluster.name}",

@@ -52,6 +52,25 @@ def test_models_show_gives_m3_exactly(run: Run) -> None:
     assert shown["kv_bytes_per_token_per_rank"] == 61_440 * 2 + 7_296 * 2
 
 
+def test_models_show_has_what_stands_beside_the_count(run: Run) -> None:
+    shown = result(run("models", "show", "deepseek-v3", "--tp", 8, "--json")[1], "models.show")
+    assert shown["prediction_parameters"] == 13_463_426_304
+    assert shown["attention"]["latent_dim"] == 576
+    assert shown["kv_bytes_per_token_per_rank"] == 70_272
+    hybrid = result(run("models", "show", "qwen3.5-397b-a17b", "--json")[1], "models.show")
+    assert hybrid["state_bytes_per_sequence_per_rank"] == 45 * (64 * 128 * 128 * 4 + 12_288 * 3 * 2)
+    assert hybrid["linear"]["layers"] == 45
+
+
+def test_prediction_modules_can_be_loaded(run: Run) -> None:
+    line = ("project", "deepseek-v3", "--hardware", "8xh200", "--precision", "fp8_block", "--json")
+    without, with_it = (result(run(*line, *flag)[1], "project") for flag in ((), ("--mtp",)))
+    assert without["memory"]["prediction"] == 0
+    assert with_it["memory"]["prediction"] == without["ledger"]["left_out"]["prediction"]["value"]
+    code, _, err = run("project", "minimax-m3", "--hardware", "8xh200", "--mtp")
+    assert (code, "no modules for multi-token prediction" in err) == (2, True)
+
+
 def test_kv_bytes_follow_the_flags(run: Run) -> None:
     _, out, _ = run(
         "models", "show", "minimax-m3", "--tp", 2, "--kv-dtype", "fp8", "--index-dtype", "fp8",

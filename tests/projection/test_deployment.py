@@ -22,8 +22,9 @@ def test_requests_are_shared_out_over_data_parallel_groups() -> None:
     asked = {"concurrency": 9, "input_len": 1000, "output_len": 24}
     answer = project_deployment("minimax-m3", "8xb200", precision="nvfp4", tp=4, dp=2, **asked)
     direct = project_memory(
-        MoEModel.preset("minimax-m3"), "8xb200", precision="nvfp4", tp=4, dp=2, tokens=5 * 1024
-    )
+        MoEModel.preset("minimax-m3"), "8xb200", precision="nvfp4", tp=4, dp=2,
+        tokens=5 * 1024, sequences=5,
+    )  # fmt: skip
     assert answer.ledger == direct
     assert answer.max_concurrency == direct.max_kv_tokens // 1024 * 2
 

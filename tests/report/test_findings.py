@@ -69,6 +69,22 @@ def gather_of(contents: ReportContents, target: str) -> ReportContents:
     return gather_report(Trace.in_memory(model, *synthesize_rows(model, 60)), target=target)
 
 
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("minimax-m3", ["bf16", "mxfp8", "nvfp4"]),
+        ("deepseek-v3", ["bf16", "fp8_block", "mxfp8"]),
+        ("gpt-oss-120b", ["bf16", "mxfp4", "mxfp8"]),
+        ("kimi-k2.5", ["bf16", "int4", "mxfp8"]),
+    ],
+)
+def test_published_precisions_come_before_others(
+    contents: ReportContents, target: str, shown: list[str]
+) -> None:
+    deployments = gather_of(contents, target).deployments
+    assert [deployment.ledger.precision for deployment in deployments] == shown
+
+
 def test_a_transfer_is_said_before_any_number(contents: ReportContents) -> None:
     assert not contents.transfer
     full = gather_of(contents, "minimax-m3")

@@ -88,6 +88,28 @@ def test_m3_figures_are_exact() -> None:
         assert number in text
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("deepseek-v3", "one latent vector of 576 numbers"),
+        ("deepseek-v3", "every rank holds it whole"),
+        ("deepseek-v3", "Not counted above: 13,463,426,304 parameters"),
+        ("glm-5", "index key in bf16"),
+        ("gpt-oss-120b", "18 of them forget it after 128"),
+        ("qwen3.5-397b-a17b", "22.9 MiB of state a running sequence, in the 45 layers"),
+    ],
+)
+def test_a_model_says_what_its_cache_keeps(name: str, said: str) -> None:
+    text = model_text(describe_model(name, tp=8))
+    assert max(map(len, text.splitlines())) <= 80
+    assert said in " ".join(text.split())
+
+
+def test_a_model_on_one_gpu_has_no_ranks() -> None:
+    text = " ".join(model_text(describe_model("llama-3.1-70b")).split())
+    assert "Cache: 327,680 bytes a token on one GPU, KV in bf16." in text
+
+
 def test_ledger_says_whether_it_fits(contents: ReportContents) -> None:
     model = contents.recorded
     assert "Fits" in ledger_text(project_memory(model, load_hardware("h200")))

@@ -7,6 +7,9 @@ noticed outside of it.
 from __future__ import annotations
 
 import functools
+import inspect
+import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,21 +20,21 @@ MISSING = object()
 def wrap_method(owner: Any, name: str, around: Around) -> Callable[[], None]:
     """Let `around(original, args, kwargs)` stand for `owner.name`; returns what restores it.
 
-    `owner` is an object, of which only the instance changes, or a class. It is left as found.
+    `owner` is an object, of which only the instance changes, or a class. It is left as found, and
+    what stands there keeps no object alive that its user has let go.
     """
     original = getattr(owner, name, None)
     if not callable(original):
         return lambda: None
     before = vars(owner).get(name, MISSING)
-
-    @functools.wraps(original)
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
-        return around(original, args, kwargs)
-
+    stand_in = _stand_in(original, around)
     setattr(owner, name, stand_in)
+    owned = weakref.ref(owner)
+    del owner
 
     def restore() -> None:
-        if vars(owner).get(name) is not stand_in:
+        owner = owned()
+        if owner is None or vars(owner).get(name) is not stand_in:
             return  # someone else replaced it meanwhile: theirs stays
         if before is MISSING:
             delattr(owner, name)
@@ -39,3 +42,22 @@ def wrap_method(owner: Any, name: str, around: Around) -> Callable[[], None]:
             setattr(owner, name, before)
 
     return restore
+
+
+def _stand_in(original: Callable[..., Any], around: Around) -> Callable[..., Any]:
+    if not isinstance(original, types.MethodType):
+
+        @functools.wraps(original)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            return around(original, args, kwargs)
+
+        return function
+    # It lives on the object that it is bound to: to hold on to both would be a cycle.
+    unbound, bound_to = original.__func__, weakref.ref(original.__self__)
+
+    @functools.wraps(unbound)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return around(types.MethodType(unbound, bound_to()), args, kwargs)
+
+    method.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    return method

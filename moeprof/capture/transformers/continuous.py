@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,15 @@ class _Known:
         )
 
 
+class _Batch(NamedTuple):
+    """A batch that a model runner computes."""
+
+    runner: Any
+    states: list[Any]  # the scheduler's records of its requests, in order of their tokens
+    token_ids: torch.Tensor  # [..., T], padding included
+    stream: Any  # torch.cuda.Stream that it runs on, None for the current one
+
+
 class ContinuousBatches:
     """Follows the requests of the batch processors that run `model`."""
 
@@ -72,21 +81,31 @@ class ContinuousBatches:
         stack.callback(self._finish)
 
     def _around_compute_batch(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        runner, model, batch = _arguments(*args, **kwargs)
-        states = _states(runner)
-        if model is not self._model or _is_warmup(states):
-            with self._session.ignoring(model is self._model):
+        if not any(value is self._model for value in (*args, *kwargs.values())):
+            return compute(*args, **kwargs)
+        batch = self._batch(args, kwargs)
+        if batch is None:
+            with self._session.ignoring(True):
                 return compute(*args, **kwargs)
-        stream = getattr(runner.inputs_and_outputs, "compute_stream", None)
-        tokens = int(batch["input_ids"].shape[-1])
         self._session.begin_packed(
-            lambda index: (self._read(index, runner, states), tokens), stream
+            lambda index: self._read(index, batch.runner, batch.states),
+            int(batch.token_ids.shape[-1]),
+            batch.stream,
         )
         with self._session.boundary():
             result = compute(*args, **kwargs)
         # Only now: with asynchronous batches the last tokens are filled in on the device.
-        self._session.end_packed(batch["input_ids"], stream)
+        self._session.end_packed(batch.token_ids, batch.stream)
         return result
+
+    def _batch(self, args: Any, kwargs: Any) -> _Batch | None:
+        """What is about to run; None if it is no traffic, or cannot be told."""
+        try:
+            batch = _read_batch(*args, **kwargs)
+            return None if _is_warmup(batch.states) else batch
+        except Exception as error:
+            self._session.fail(error, "reading a packed batch")
+            return None
 
     def _read(self, index: int, runner: Any, states: list[Any]) -> PackedStep:
         self._forget_finished()
@@ -131,14 +150,18 @@ class ContinuousBatches:
                 del self._known[key]
 
     def _finish(self) -> None:
-        for known in self._known.values():
-            self._session.put_request(known.request())
+        try:
+            for known in self._known.values():
+                self._session.put_request(known.request())
+        except Exception as error:
+            self._session.fail(error, "ending the recording")
         self._known.clear()
 
 
-def _arguments(runner: Any, model: Any, batch_data: Any) -> tuple[Any, Any, Any]:
-    """Of `ModelRunner.compute_batch`, given by position or by name."""
-    return runner, model, batch_data
+def _read_batch(runner: Any, model: Any, batch_data: Any) -> _Batch:
+    """From the arguments of `ModelRunner.compute_batch`, given by position or by name."""
+    stream = getattr(runner.inputs_and_outputs, "compute_stream", None)
+    return _Batch(runner, _states(runner), batch_data["input_ids"], stream)
 
 
 def _states(runner: Any) -> list[Any]:

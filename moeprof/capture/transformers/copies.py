@@ -51,4 +51,5 @@ def without_ours(state: dict[str, Any]) -> dict[str, Any]:
 
 def _is_ours(value: Any) -> bool:
     """Whether `value` is a function that was defined in moeprof's capture."""
-    return getattr(value, "__globals__", {}).get("__name__", "").startswith("moeprof.capture.")
+    module = str(getattr(value, "__globals__", {}).get("__name__"))
+    return module.startswith("moeprof.capture.")

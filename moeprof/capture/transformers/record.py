@@ -12,6 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,22 +91,20 @@ def record(
     )
     extras = plan_extras(sites, margins=margins, next_layer=next_layer, top_k=described.top_k)
     interpreter = Interpreter(described.experts, token_ids=token_ids)
-
-    def open_writer() -> TraceWriter:
-        return _open_writer(
-            path,
-            described,
-            sites,
-            layout=layout,
-            token_ids=token_ids,
-            force=force,
-            limits=limits,
-        )
-
+    open_writer = partial(
+        _open_writer,
+        path,
+        described,
+        list(sites),
+        layout=layout,
+        token_ids=token_ids,
+        force=force,
+        limits=limits,
+    )
     with ExitStack() as stack:
         keep_out_of_copies(stack)
         _being_recorded.add(model)
-        stack.callback(_being_recorded.discard, model)
+        stack.callback(_release, weakref.ref(model))
         pipeline = stack.enter_context(
             open_pipeline(
                 open_writer,
@@ -122,7 +121,14 @@ def record(
         stack.callback(session.finish)
         ContinuousBatches(model, session, pipeline.clock_base).attach(stack)
         attach(stack, model, sites, described.top_k, session, Tap(devices), extras)
+        del model, sites, extras  # who built the model may let go of it while it is recorded
         yield pipeline.recording
+
+
+def _release(reference: weakref.ref[Any]) -> None:
+    model = reference()
+    if model is not None:
+        _being_recorded.discard(model)
 
 
 def describe_config(config: Any) -> MoEModel:
@@ -168,7 +174,7 @@ def _check_model(model: Any, max_pending_bytes: int) -> None:
 def _open_writer(
     path: str | Path,
     model: MoEModel,
-    sites: dict[int, list[RouterSite]],
+    layers: list[int],
     *,
     layout: Layout,
     token_ids: bool,
@@ -180,7 +186,7 @@ def _open_writer(
     return TraceWriter(
         path,
         model,
-        layers=list(sites),
+        layers=layers,
         engine="transformers",
         engine_version=transformers.__version__,
         weights=layout.weights,

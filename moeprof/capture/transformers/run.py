@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moeprof.capture.limits import Limits
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.recording import Recording
 from moeprof.capture.transformers.record import describe_config, record
@@ -32,6 +33,9 @@ class CaptureResult(Result):
     dropped: int  # seen and not recorded
     prefill_tokens: int
     decode_tokens: int
+    sampled_out: int = 0  # of requests that the sampler left out
+    rotated: int = 0  # recorded, and let go to make room
+    share_error: float | None = None  # standard error of an expert's load by sampling, relative
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ def capture_transformers(
     seed: int = 0,
     weights: bool = False,
     token_ids: bool = False,
+    margins: bool = False,
+    next_layer: bool = False,
+    max_bytes: int | None = None,
+    rotate: bool = False,
+    duration_s: float | None = None,
+    sample_requests: float | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -68,17 +78,17 @@ def capture_transformers(
     Prompts go in batches of up to `batch_size`, in order, padded on the left, and give up to
     `max_new_tokens` each; where padding would change what a model computes (MiniMax-M3's sparse
     attention), only neighbours of equal length share a batch. Generation is greedy, or with
-    `sample` by the model's own sampling settings from `seed`. `device` is CUDA where there is one;
-    `threads` are those of torch on the CPU, its own choice if None. A hub id instead of a folder
-    is downloaded.
+    `sample` by the model's own sampling settings from `seed`, which also chooses requests if
+    `sample_requests` is given. What is recorded and its limits are as in `record`. `device` is
+    CUDA where there is one; `threads` are those of torch on the CPU, its own choice if None. A
+    hub id instead of a folder is downloaded.
 
     Raises InputError for prompts, model or output that cannot be used, most of them before the
     model is loaded; MoeprofError if recording broke off (what was recorded stays).
     """
     _check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens)
     _check_numbers(threads=1 if threads is None else threads)
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed}, it must lie between 0 and 2^63")
+    Limits(max_bytes, rotate, duration_s, sample_requests, seed)
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
@@ -95,7 +105,14 @@ def capture_transformers(
             labels=[prompt.label for prompt in wanted],
             weights=weights,
             token_ids=token_ids,
+            margins=margins,
+            next_layer=next_layer,
             force=force,
+            max_bytes=max_bytes,
+            rotate=rotate,
+            duration_s=duration_s,
+            sample_requests=sample_requests,
+            seed=seed,
         ) as recording,
     ):
         settings = {"max_new_tokens": max_new_tokens, "do_sample": sample}
@@ -130,6 +147,8 @@ def _result(recording: Recording, model: str, requests: int) -> CaptureResult:
         dropped=recording.dropped,
         prefill_tokens=recording.prefill_tokens,
         decode_tokens=recording.decode_tokens,
+        sampled_out=recording.sampled_out,
+        rotated=recording.rotated,
     )
 
 

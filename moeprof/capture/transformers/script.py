@@ -43,7 +43,7 @@ class RecordedModel(Result):
     decode_tokens: int
     sampled_out: int = 0  # of requests that the sampler left out
     rotated: int = 0  # recorded, and let go to make room
-    share_error: float | None = None  # standard error of an expert's share by sampling, relative
+    share_error: float | None = None  # standard error of an expert's load by sampling, relative
 
 
 @dataclass(frozen=True)

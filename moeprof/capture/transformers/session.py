@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from moeprof.capture.drain import ITEM_BYTES
 from moeprof.capture.failure import logger
@@ -21,13 +22,16 @@ from moeprof.capture.transformers.generation import (
     new_tokens_of,
     read_generate_call,
 )
-from moeprof.capture.transformers.requests import RequestTracker, Stream
+from moeprof.capture.transformers.requests import GenerateCall, RequestTracker, Stream
 from moeprof.capture.transformers.step import Batch, Lost, PackedStep, Step
 from moeprof.capture.transformers.steps import NO_ROUTER
 from moeprof.trace.rows import Request
 
 if TYPE_CHECKING:
     import torch
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FORWARD_RAISED = "the forward raised"
 OUTSIDE = "routed outside a forward of the recorded model"
@@ -49,6 +53,30 @@ class OpenStep:
     step: Step | PackedStep  # without its routing
     forward: Forward | None = None  # None for a packed step
     stream: Stream | None = None
+
+
+def guarded(
+    doing: str,
+) -> Callable[
+    [Callable[Concatenate[CaptureSession, P], T]],
+    Callable[Concatenate[CaptureSession, P], T | None],
+]:
+    """For methods that the model's thread calls: `doing` fails at the cost of the recording."""
+
+    def decorate(
+        method: Callable[Concatenate[CaptureSession, P], T],
+    ) -> Callable[Concatenate[CaptureSession, P], T | None]:
+        @functools.wraps(method)
+        def guard(self: CaptureSession, /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                self.fail(error, doing)
+                return None
+
+        return guard
+
+    return decorate
 
 
 class CaptureSession:
@@ -82,28 +110,33 @@ class CaptureSession:
         """Tokens dropped that the writer thread has not been told of yet."""
         return sum(self._unsent.values())
 
+    @guarded("reading the arguments of a forward")
     def begin(self, names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A forward of the model begins; its positional parameters are `names`."""
         self._begin(lambda: read_forward(names, args, kwargs), lambda: count_tokens(args, kwargs))
 
+    @guarded("reading the arguments of a forward")
     def begin_traced(self, forward: Forward) -> None:
         """The same from inside compiled code."""
         if not self.bounded:
             self._begin(lambda: forward, lambda: forward.rows * forward.columns)
 
-    def begin_packed(self, read: Callable[[int], tuple[PackedStep, int]], stream: Any) -> None:
-        """A packed forward begins on `stream`; `read(index)`: the step, its tokens with padding."""
+    @guarded("reading a packed batch")
+    def begin_packed(self, read: Callable[[int], PackedStep], tokens: int, stream: Any) -> None:
+        """A packed forward of `tokens`, padding included, begins on `stream`: `read(index)`."""
         self.forwards += 1
         try:
             self._abandon_open_step()
-            step, tokens = read(self._next_index())
-            self._open = OpenStep(step)
+            self._open = OpenStep(read(self._next_index()))
             if not self._latch.tripped:
                 with on_stream(stream):
                     self._reserve_rows(tokens, None)
         except Exception as error:
             self._latch.trip(error, "reading a packed batch")
+            if self._open is None:
+                self._lose(tokens, FAILED)
 
+    @guarded("ending a step")
     def end_packed(self, token_ids: torch.Tensor, stream: Any) -> None:
         """The packed forward was launched on `stream`."""
         with on_stream(stream):
@@ -142,18 +175,28 @@ class CaptureSession:
 
     def captured(self) -> bool:
         """Whether a CUDA graph is being captured: then this forward is no step."""
-        if not self._recorder.capturing:
-            return False
-        if not self._latch.tripped:
-            self._recorder.prepare_capture()
-        return True
+        capturing = bool(self._asked_whether_capturing())
+        if capturing and not self._latch.tripped:
+            self._prepare_capture()
+        return capturing
+
+    @guarded("asking for CUDA graphs")
+    def _asked_whether_capturing(self) -> bool:
+        return self._recorder.capturing
+
+    @guarded("capturing a CUDA graph")
+    def _prepare_capture(self) -> None:
+        self._recorder.prepare_capture()
 
     def fail(self, error: Exception, doing: str) -> None:
         """`doing` failed: record nothing more."""
         self._latch.trip(error, doing)
 
+    @guarded("ending a step")
     def end(self, output: Any) -> None:
         """The forward returned `output`."""
+        if self._recorder.capturing:
+            return  # what is open has raised, and a copy would become part of the CUDA graph
         opened, self._open, self._skipping = self._open, None, False
         if opened is None:
             return
@@ -206,42 +249,46 @@ class CaptureSession:
         self, model: torch.nn.Module, generate: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         """`generate(*args, **kwargs)`, with its requests followed."""
-        call = None
-        try:
-            call = read_generate_call(model, generate, args, kwargs)
-            self._tracker.enter(call)
-        except Exception as error:
-            self._latch.trip(error, "reading the arguments of generate")
+        call = self._enter(model, generate, args, kwargs)
         output = None
         try:
             output = generate(*args, **kwargs)
             return output
         finally:
             if call is not None:
-                with contextlib.suppress(Exception):
-                    new = new_tokens_of(call, output) if call.beams > 1 else None
-                    self._tracker.leave(call, count_new_tokens(call, output), _copy(new))
+                self._leave(call, output)
 
+    @guarded("reading the arguments of generate")
+    def _enter(
+        self, model: torch.nn.Module, generate: Callable[..., Any], args: Any, kwargs: Any
+    ) -> GenerateCall:
+        call = read_generate_call(model, generate, args, kwargs)
+        self._tracker.enter(call)
+        return call
+
+    @guarded("reading what generate returned")
+    def _leave(self, call: GenerateCall, output: Any) -> None:
+        new = new_tokens_of(call, output) if call.beams > 1 else None
+        self._tracker.leave(call, count_new_tokens(call, output), _copy(new))
+
+    @guarded("ending the recording")
     def finish(self) -> None:
         """Nothing more will come."""
-        try:
-            self._abandon_open_step()
-            self._send_lost()
-            if not self.forwards:
-                logger.warning(
-                    "no forward of the model was seen while it was recorded. If it ran, it was "
-                    "compiled before recording began: start recording first, or call "
-                    "torch.compiler.reset() before it"
-                )
-        except Exception as error:
-            self._latch.trip(error, "ending the recording")
+        self._abandon_open_step()
+        self._send_lost(0)
+        if not self.forwards:
+            logger.warning(
+                "no forward of the model was seen while it was recorded. If it ran, it was "
+                "compiled before recording began: start recording first, or call "
+                "torch.compiler.reset() before it"
+            )
 
     def _begin(self, read: Callable[[], Forward], count: Callable[[], int]) -> None:
         self.forwards += 1
-        if self._is_second_thread():
-            self._lose(count(), FAILED)
-            return
         try:
+            if self._is_second_thread():
+                self._lose(count(), FAILED)
+                return
             self._abandon_open_step()
             self._skipping = False
             forward = read()
@@ -313,11 +360,11 @@ class CaptureSession:
 
     def _submit(self, opened: OpenStep, routing: Routing | None, reason: str = FAILED) -> None:
         """Queue the step with its routing; without, if that is too much; or only its number."""
-        self._send_lost()
-        step = opened.step
+        step, in_order = opened.step, self._send_lost()
         if routing is not None:
             step.routing = routing
-            if self._drain.offer(step, ITEM_BYTES + step.nbytes, reserve=self._reserve):
+            nbytes = ITEM_BYTES + step.nbytes
+            if in_order and self._drain.offer(step, nbytes, reserve=self._reserve):
                 return
             reason = BEHIND
             self._warn_once(BEHIND)
@@ -327,7 +374,7 @@ class CaptureSession:
         if isinstance(step, Step) and opened.forward is not None:
             # The ids stand in the routing otherwise; they tell which rows are done.
             step.token_ids = _copy(opened.forward.input_ids)
-        if not self._drain.offer(step, ITEM_BYTES + step.nbytes):
+        if not in_order or not self._drain.offer(step, ITEM_BYTES + step.nbytes):
             if isinstance(step, Step):
                 self._unsent_batches[step.batch.first_request] = step.batch
             self._lose(step.tokens, reason)
@@ -338,15 +385,15 @@ class CaptureSession:
             if reason in (OUTSIDE, PACKED):
                 self._warn_once(reason)
 
-    def _send_lost(self) -> None:
-        """Tell the writer thread of what was lost, before any later step."""
-        if not self._unsent:
-            return
+    def _send_lost(self, nbytes: int = ITEM_BYTES) -> bool:
+        """Tell the writer thread of what was lost, before any later step. False if it must wait."""
         batches = tuple(self._unsent_batches.values())
-        for reason, tokens in self._unsent.items():
-            self._drain.offer(Lost(tokens, reason, batches))
-        self._unsent.clear()
+        for reason, tokens in list(self._unsent.items()):
+            if not self._drain.offer(Lost(tokens, reason, batches), nbytes):
+                return False
+            del self._unsent[reason]
         self._unsent_batches.clear()
+        return True
 
     def _warn_once(self, reason: str) -> None:
         if reason not in self._warned:

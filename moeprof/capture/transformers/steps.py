@@ -31,7 +31,7 @@ class StepHandler:
 
     def handle(self, items: Sequence[Any]) -> None:
         """Items of the queue, in order. Never raises."""
-        for run in _runs(items):
+        for run in self._split(items):
             try:
                 self._handle(run)
             except Exception as error:
@@ -40,8 +40,19 @@ class StepHandler:
                 self._sink.drop(lost, FAILED)
 
     def finish(self) -> None:
-        """Write what is known of unfinished requests."""
-        self.handle([BatchEnd(batch) for batch in self._interpreter.batches()])
+        """Write what is known of unfinished requests. Never raises."""
+        try:
+            self.handle([BatchEnd(batch) for batch in self._interpreter.batches()])
+        except Exception as error:
+            self._latch.trip(error, "ending the recording")
+
+    def _split(self, items: Sequence[Any]) -> list[list[Any]]:
+        """What is handled at once; every item is in it."""
+        try:
+            return list(_runs(items))
+        except Exception as error:
+            self._latch.trip(error, "interpreting a step")
+            return [[item] for item in items]
 
     def _handle(self, run: list[Any]) -> None:
         item = run[0]

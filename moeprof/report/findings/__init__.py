@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings.deployment import bound, memory
 from moeprof.report.findings.finding import Finding
-from moeprof.report.findings.recording import extent, problems, transfer
+from moeprof.report.findings.recording import extent, partial, problems, transfer
 from moeprof.report.findings.reuse import cache, cliff
 from moeprof.report.findings.routing import domains, gpus, imbalance
 
 FINDINGS: tuple[Callable[[ReportContents], Iterator[Finding]], ...] = (
     problems,
     transfer,
+    partial,
     extent,
     imbalance,
     gpus,

@@ -34,7 +34,8 @@ def memory(contents: ReportContents) -> Iterator[Finding]:
         )
         return
     room = [
-        f"{ledger.precision.upper()} leaves {short_count(ledger.max_kv_tokens)} tokens of KV"
+        f"{ledger.precision.upper()} leaves {'at least ' if ledger.sliding_layers else ''}"
+        f"{short_count(ledger.max_kv_tokens)} tokens of KV"
         for ledger in fitting
     ]
     unfit = [ledger.precision.upper() for ledger in ledgers if not ledger.fits]

@@ -8,6 +8,7 @@ from moeprof.model import MoEModel
 from moeprof.quantity import Provenance
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings.finding import Finding
+from moeprof.report.sampled import error_words, sampled_words
 from moeprof.report.wording import (
     count,
     counted,
@@ -66,6 +67,31 @@ def _shape(model: MoEModel) -> str:
         return "dense, without experts"
     layers = counted(len(model.moe_layers), "MoE layer")
     return f"{layers}, top-{model.top_k} of {model.experts} experts"
+
+
+def partial(contents: ReportContents) -> Iterator[Finding]:
+    """That some requests, or older tokens, were left out on purpose."""
+    info = contents.info
+    if info.sampling:
+        yield Finding(
+            f"Requests were sampled: {sampled_words(info)}, {info.tokens_sampled_out:,} tokens "
+            "left out.",
+            "Loads, shares and imbalance below are estimates for all requests. "
+            f"{error_words(contents.sampling)} Reuse and caches are those of the kept requests "
+            "alone, in thinner batches than the engine ran.",
+            Provenance.MEASURED,
+            "notice",
+        )
+    if info.rotated_tokens:
+        seen = info.tokens + info.rotated_tokens
+        yield Finding(
+            f"Only the newest {counted(info.tokens, 'token')} of {seen:,} recorded are here: the "
+            f"older {info.rotated_tokens:,} were let go to keep the recording within its size.",
+            "Everything below is of those newest tokens, and the first requests may lack their "
+            "beginning.",
+            Provenance.MEASURED,
+            "notice",
+        )
 
 
 def extent(contents: ReportContents) -> Iterator[Finding]:

@@ -29,10 +29,18 @@ def imbalance(contents: ReportContents) -> Iterator[Finding]:
     yield Finding(
         f"The busiest expert of a layer gets {times(load.mean_imbalance)} the layer's mean load, "
         f"averaged over layers; layer {worst.layer} is the most uneven at "
-        f"{times(worst.imbalance)}.",
+        f"{times(worst.imbalance)}{_error(contents, worst.layer)}.",
         f"This is imbalance, max over mean, and 1 is even.{chance}{idle}",
         Provenance.MEASURED,
     )
+
+
+def _error(contents: ReportContents, layer: int) -> str:
+    """' (standard error 0.12)' of a sampled layer's imbalance."""
+    if contents.sampling is None:
+        return ""
+    [found] = [of for of in contents.sampling.per_layer if of.layer == layer]
+    return f" (standard error {times(found.imbalance_error)})"
 
 
 def gpus(contents: ReportContents) -> Iterator[Finding]:

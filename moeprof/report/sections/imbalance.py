@@ -19,6 +19,12 @@ def imbalance_section(contents: ReportContents) -> Section | None:
         "Imbalance is the busiest over the mean: 1 is even, 2 means that one expert (or one GPU) "
         "has twice its share."
     ]
+    if contents.sampling:
+        worst = max(layer.imbalance_error for layer in contents.sampling.per_layer)
+        lead.append(
+            "Requests were sampled: one standard error of a layer's imbalance is up to "
+            f"{times(worst)}, and windows, phases and labels have larger ones."
+        )
     if "gpus" in contents.missing:
         lead.append(f"Not shown by GPU: {contents.missing['gpus']}.")
     blocks: list[Plot | Table] = [_by_layer(load, contents.gpu_load)]

@@ -18,6 +18,7 @@ from moeprof.report.pixels import (
     palette,
     png_uri,
 )
+from moeprof.report.sampled import error_words
 from moeprof.report.wording import percent
 
 
@@ -31,12 +32,14 @@ def load_section(contents: ReportContents) -> Section:
         "Each row is a layer, each cell an expert, coloured by its assignments over the mean of "
         "the layer. A row of one colour is an even layer.",
     ]
+    if contents.info.sampling:
+        lead.append(f"Requests were sampled. {error_words(contents.sampling)}")
     if contents.views_left_out:
         lead.append(
             f"{contents.views_left_out} more choices of tokens (by label) are left out to keep the "
             "page small."
         )
-    return Section("load", title, lead, [_heatmap(contents, load), _table(load)])
+    return Section("load", title, lead, [_heatmap(contents, load), _table(contents, load)])
 
 
 def _heatmap(contents: ReportContents, load: LoadResult) -> Heatmap:
@@ -74,9 +77,10 @@ def _scale_ticks() -> list[Tick]:
     return [Tick((o + OCTAVES) / (2 * OCTAVES), word) for o, word in words.items()]
 
 
-def _table(load: LoadResult) -> Table:
+def _table(contents: ReportContents, load: LoadResult) -> Table:
     rows: list[list[Cell]] = []
-    for layer, counts in zip(load.per_layer, load.load, strict=True):
+    sampling = contents.sampling
+    for row, (layer, counts) in enumerate(zip(load.per_layer, load.load, strict=True)):
         busiest = int(counts.argmax())
         share = counts[busiest] / max(layer.assignments, 1)
         rows.append(
@@ -84,8 +88,10 @@ def _table(load: LoadResult) -> Table:
                 layer.layer,
                 f"{layer.assignments:,}",
                 busiest,
-                percent(share),
-                f"{layer.imbalance:.2f}",
+                percent(share)
+                + (f" ± {percent(sampling.share_error[row, busiest])}" if sampling else ""),
+                f"{layer.imbalance:.2f}"
+                + (f" ± {sampling.per_layer[row].imbalance_error:.2f}" if sampling else ""),
                 f"{layer.balancedness:.2f}",
                 f"{layer.gini:.3f}",
                 f"{layer.entropy:.2f}",
@@ -106,4 +112,5 @@ def _table(load: LoadResult) -> Table:
             "unused experts",
         ],
         rows=rows,
+        note="± is one standard error of the sample." if sampling else "",
     )

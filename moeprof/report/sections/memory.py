@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeprof.model import TENSOR_CLASSES
-from moeprof.projection import DeploymentProjection, MemoryLedger
+from moeprof.projection import PREDICTION, DeploymentProjection, MemoryLedger
 from moeprof.report.blocks import (
     Axis,
     Bar,
@@ -24,7 +24,10 @@ PIECES: dict[str, tuple[str, tuple[str, ...]]] = {
     "routed experts": ("a", ("routed",)),
     "shared experts": ("c", ("shared",)),
     "attention and indexer": ("b", ("attention", "indexer")),
-    "other weights": ("d", ("dense", "embedding", "head", "router", "vision", "norms")),
+    "other weights": (
+        "d",
+        ("dense", "embedding", "head", "router", "vision", "norms", "prediction", "engine"),
+    ),
 }
 
 
@@ -89,9 +92,12 @@ def _parts(ledger: MemoryLedger, usable: float, end: float) -> list[Part]:
         size = sum(ledger.classes[tensor_class].value for tensor_class in classes)
         if size:
             parts.append(Part(name, hue, size / end, f"{name}: {held_bytes(size)}"))
-    room = usable - ledger.weights.value
+    taken = sum(ledger.classes[name].value for name in ("engine", "state"))
+    room = usable - ledger.weights.value - taken
     if room > 0:
-        text = f"room for KV: {held_bytes(room)}, {count(ledger.max_kv_tokens)} tokens"
+        text = (
+            f"room for KV: {held_bytes(room)}, {_least(ledger)}{count(ledger.max_kv_tokens)} tokens"
+        )
         parts.append(Part("room for KV", "room", room / end, text))
     return parts
 
@@ -103,7 +109,12 @@ def _name(ledger: MemoryLedger) -> str:
 def _verdict(ledger: MemoryLedger) -> str:
     if not ledger.fits:
         return f"does not fit, {held_bytes(-ledger.free_bytes)} short"
-    return f"fits, {short_count(ledger.max_kv_tokens)} tokens of KV"
+    return f"fits, {_least(ledger)}{short_count(ledger.max_kv_tokens)} tokens of KV"
+
+
+def _least(ledger: MemoryLedger) -> str:
+    """A sliding window keeps less than every token, so more of them may fit."""
+    return "at least " if ledger.sliding_layers else ""
 
 
 def _ledger_table(contents: ReportContents) -> Table:
@@ -113,10 +124,14 @@ def _ledger_table(contents: ReportContents) -> Table:
     ]
     rows += [
         ["weights", *(gib(ledger.weights.value) for ledger in ledgers)],
+        *_rows_beside_weights(ledgers),
         ["reserve", *(gib(ledger.classes["reserve"].value) for ledger in ledgers)],
         ["card", *(gib(ledger.capacity.value) for ledger in ledgers)],
         ["KV bytes a token", *(f"{ledger.kv_bytes_per_token:,}" for ledger in ledgers)],
-        ["KV tokens, at most", *(f"{ledger.max_kv_tokens:,}" for ledger in ledgers)],
+        [
+            "KV tokens, at least" if ledgers[0].sliding_layers else "KV tokens, at most",
+            *(f"{ledger.max_kv_tokens:,}" for ledger in ledgers),
+        ],
         ["provenance of weights", *(ledger.weights.provenance.value for ledger in ledgers)],
     ]
     return Table(
@@ -125,6 +140,23 @@ def _ledger_table(contents: ReportContents) -> Table:
         rows=rows,
         note="KV in BF16. The reserve is assumed; the card is its datasheet's bytes.",
     )
+
+
+def _rows_beside_weights(ledgers: list[MemoryLedger]) -> list[list[str]]:
+    """Rows that only some models have: what engines add, states, and what is not loaded."""
+    kinds = [
+        ("added by the engine", [ledger.classes["engine"] for ledger in ledgers]),
+        ("state of linear attention, a sequence", [ledger.classes["state"] for ledger in ledgers]),
+        (
+            "multi-token prediction, not loaded",
+            [ledger.left_out[PREDICTION] for ledger in ledgers if PREDICTION in ledger.left_out],
+        ),
+    ]
+    return [
+        [name, *(gib(size.value) for size in sizes)]
+        for name, sizes in kinds
+        if any(size.value for size in sizes)
+    ]
 
 
 def _speed_table(contents: ReportContents) -> Table:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from moeprof.report.blocks import Section, Table
 from moeprof.report.contents import ReportContents
+from moeprof.report.sampled import error_words, rotated_words, sampled_words
 from moeprof.report.wording import held_bytes
 
 
@@ -34,6 +35,7 @@ def _facts(contents: ReportContents) -> list[list[str]]:
         "recorded at": _time(contents.recorded_at_s),
         "recorded by": f"moeprof {contents.recorded_by}" if contents.recorded_by else "not stated",
         "order of the chosen experts": _order(info.rank_ordered),
+        **_left_behind(contents),
         "size": held_bytes(info.bytes) if info.bytes else "in memory",
         "projected model": contents.target.name,
         "hardware": f"{contents.cluster.name} ({contents.cluster.profile.title})",
@@ -41,6 +43,16 @@ def _facts(contents: ReportContents) -> list[list[str]]:
         "command": contents.command or "not stated",
     }
     return [[name, value] for name, value in facts.items()]
+
+
+def _left_behind(contents: ReportContents) -> dict[str, str]:
+    """What a sampler and a size limit took away, where there was one."""
+    info, facts = contents.info, {}
+    if info.sampling:
+        facts["sampling"] = f"{sampled_words(info)}. {error_words(contents.sampling)}"
+    if info.rotated_tokens:
+        facts["rotation"] = rotated_words(info)
+    return facts
 
 
 def _time(unix_s: float) -> str:

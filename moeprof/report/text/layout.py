@@ -45,6 +45,7 @@ def pairs(values: Mapping[str, str]) -> str:
             initial_indent=name.ljust(width),
             subsequent_indent=" " * width,
             break_long_words=True,
+            break_on_hyphens=False,
         )
         for name, value in values.items()
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from moeprof.analysis import LoadResult
+from moeprof.analysis import LoadResult, SamplingError
+from moeprof.report.sampled import error_words
 from moeprof.report.text.layout import bar, clipped, table, wrapped
 from moeprof.report.wording import counted, times
 
 _BAR = 16
 
 
-def load_text(load: LoadResult) -> str:
-    """Summary, imbalance of every layer with a bar, then phases and labels."""
+def load_text(load: LoadResult, sampling: SamplingError | None = None) -> str:
+    """Summary, imbalance of every layer with a bar, then phases and labels.
+
+    `sampling` is the error of a recording whose requests were sampled.
+    """
     worst = max((layer.imbalance for layer in load.per_layer), default=1.0)
     what = "experts" if load.gpus is None else f"{load.gpus} GPUs, experts in order of id"
     tokens = counted(load.tokens, "token") if load.tokens else "counts only"
@@ -42,6 +46,8 @@ def load_text(load: LoadResult) -> str:
         "imbalance".ljust(_BAR),
     ]
     parts = [wrapped(head), table(columns, rows, left=0)]
+    if sampling:
+        parts.insert(1, wrapped(f"Requests were sampled. {error_words(sampling)}"))
     groups = [("phase", load.per_phase), ("label", load.per_label)]
     for kind, values in groups:
         if values:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from moeprof.projection import DeploymentProjection, MemoryLedger
+from collections.abc import Iterator
+
+from moeprof.projection import PREDICTION, DeploymentProjection, MemoryLedger
 from moeprof.report.text.layout import bar, pairs, table, wrapped
-from moeprof.report.wording import gib, held_bytes, read_bytes
+from moeprof.report.wording import counted, gib, held_bytes, read_bytes
 
 _BAR = 20
 
@@ -12,21 +14,21 @@ _BAR = 20
 def ledger_text(ledger: MemoryLedger) -> str:
     """Every class on the fullest rank with its provenance, then whether it fits."""
     most = max(ledger.capacity.value, ledger.total.value)
+    sizes = {name: size for name, size in ledger.classes.items() if size.value}
     rows = [
-        [name, gib(size.value), size.provenance.value, bar(size.value / most, _BAR)]
-        for name, size in ledger.classes.items()
-        if size.value
+        [name, gib(size.value), size.provenance.value.rjust(9), bar(size.value / most, _BAR)]
+        for name, size in [*sizes.items(), ("total", ledger.total)]
     ]
-    rows += [
-        ["total", gib(size.value), size.provenance.value, bar(size.value / most, _BAR)]
-        for size in (ledger.total,)
+    card = ledger.capacity
+    rows.append(["card", gib(card.value), card.provenance.value.rjust(9), ""])
+    parts = [
+        wrapped(_title(ledger)),
+        table(["on one GPU", "GiB", "provenance", ""], rows),
+        wrapped(_verdict(ledger)),
+        *(wrapped(note) for note in _notes(ledger)),
+        pairs(_sources(ledger)),
     ]
-    rows.append(["card", gib(ledger.capacity.value), ledger.capacity.provenance.value, ""])
-    body = table(
-        ["on one GPU", "GiB", "provenance", ""], [[r[0], r[1], r[2].rjust(9), r[3]] for r in rows]
-    )
-    sources = pairs(_sources(ledger))
-    return "\n\n".join([wrapped(_title(ledger)), body, wrapped(_verdict(ledger)), sources])
+    return "\n\n".join(parts)
 
 
 def projection_text(projection: DeploymentProjection) -> str:
@@ -34,21 +36,28 @@ def projection_text(projection: DeploymentProjection) -> str:
     lines = [ledger_text(projection.ledger)]
     length = projection.input_len + projection.output_len
     if length:
+        asked = counted(projection.concurrency, "request")
+        groups = _groups(projection.ledger, " over")
         lines.append(
             wrapped(
-                f"KV is that of {projection.concurrency:,} requests of {length:,} tokens; "
+                f"KV is that of {asked} of {length:,} tokens{groups}; "
                 f"{projection.max_concurrency:,} fit at a time."
             )
         )
-    bound, read = projection.decode_bound, projection.decode_read
     if projection.fits:
-        speed = (
-            f"Decode at batch 1 is bounded by {bound.value:,.0f} tokens/s "
-            f"({read_bytes(read.value)} of weights a step at peak bandwidth, {bound.provenance}); "
-            "real engines reach a fraction of it."
-        )
-        lines.append(wrapped(speed))
+        lines.append(wrapped(_speed(projection)))
     return "\n\n".join(lines)
+
+
+def _speed(projection: DeploymentProjection) -> str:
+    bound, read = projection.decode_bound, projection.decode_read
+    speculates = projection.ledger.classes[PREDICTION].value
+    unit = "steps/s of the model itself, each as many tokens as are accepted"
+    return (
+        f"Decode at batch 1 is bounded by {bound.value:,.0f} {unit if speculates else 'tokens/s'} "
+        f"({read_bytes(read.value)} of weights a step at peak bandwidth, {bound.provenance}); "
+        "real engines reach a fraction of it."
+    )
 
 
 def _title(ledger: MemoryLedger) -> str:
@@ -62,15 +71,54 @@ def _title(ledger: MemoryLedger) -> str:
 def _verdict(ledger: MemoryLedger) -> str:
     if not ledger.fits:
         return f"Does not fit: {held_bytes(-ledger.free_bytes)} short on every GPU."
+    least = "at least " if ledger.sliding_layers else ""
+    groups = _groups(ledger, ", in each of")
     return (
-        f"Fits, {held_bytes(ledger.free_bytes)} free. Room for {ledger.max_kv_tokens:,} tokens of "
-        f"KV at {ledger.kv_bytes_per_token:,} bytes a token and rank."
+        f"Fits, {held_bytes(ledger.free_bytes)} free. Room for {least}{ledger.max_kv_tokens:,} "
+        f"tokens of KV at {ledger.kv_bytes_per_token:,} bytes a token and rank{groups}."
     )
 
 
+def _groups(ledger: MemoryLedger, before: str) -> str:
+    dp = ledger.parallelism.dp
+    return f"{before} {dp} data-parallel groups" if dp > 1 else ""
+
+
+def _notes(ledger: MemoryLedger) -> Iterator[str]:
+    """What a reader of the rows would otherwise get wrong."""
+    if ledger.sliding_layers:
+        yield (
+            f"{ledger.sliding_layers} layers have a sliding window and keep no more than it: a "
+            f"long request takes less than {ledger.kv_bytes_per_token:,} bytes a token."
+        )
+    if ledger.kv_copies > 1:
+        yield (
+            f"The same KV stands on {ledger.kv_copies} of the {ledger.parallelism.tp} "
+            "tensor-parallel ranks: less --tp and more --dp holds more requests, at the price of "
+            "attention weights on each."
+        )
+    if ledger.state_bytes_per_sequence:
+        yield (
+            f"Linear attention keeps {held_bytes(ledger.state_bytes_per_sequence)} of state a "
+            f"running request and rank, however long it is: here {ledger.sequences:,} of them."
+        )
+    if ledger.classes["engine"].value:
+        yield (
+            "Engine is what vLLM holds beside the checkpoint's bytes for its kernels' sake; "
+            "another engine may hold less."
+        )
+    left_out = ledger.left_out.get(PREDICTION)
+    if left_out is not None:
+        yield (
+            "Left out: the modules for multi-token prediction, which only speculative decoding "
+            f"loads: {gib(left_out.value)} GiB more a GPU with --mtp, and their KV."
+        )
+
+
 def _sources(ledger: MemoryLedger) -> dict[str, str]:
+    sources = {name: ledger.classes[name] for name in ("engine", "kv", "state", "reserve")}
     return {
         "weights": ledger.classes["routed"].source,
-        "reserve": ledger.classes["reserve"].source,
+        **{name: size.source for name, size in sources.items() if size.value},
         "card": ledger.capacity.source,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moeprof.report.sampled import rotated_words, sampled_words
 from moeprof.report.text.layout import pairs, wrapped
 from moeprof.report.wording import counted, held_bytes
 from moeprof.trace import TraceInfo
@@ -41,13 +42,12 @@ def _left_behind(info: TraceInfo) -> dict[str, str]:
     """What a size limit and a sampler took away, where there was one."""
     lines = {}
     if info.rotated_tokens:
-        lines["rotated"] = f"{info.rotated_tokens:,} older tokens let go to make room"
+        lines["rotated"] = rotated_words(info)
     if info.sampling:
-        lines["sampled"] = (
-            f"{info.requests:,} of {info.requests_seen:,} requests "
-            f"(each kept with probability {info.sampling['rate']:g}, "
-            f"seed {info.sampling['seed']}), {info.tokens_sampled_out:,} tokens left out"
-        )
+        lines["sampled"] = f"{sampled_words(info)}, {info.tokens_sampled_out:,} tokens left out"
+        if "share_error" in info.sampling:
+            error = f"{info.sampling['share_error']:.1%} (standard error, mean of experts)"
+            lines["sampled"] += f"; an expert's load is known to {error}"
     return lines
 
 
