@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moeprof.capture.sampling import RequestSampler
 from moeprof.errors import InputError
+from moeprof.trace.limits import MIN_BYTES
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Limits:
     def __post_init__(self) -> None:
         if self.rotate and self.max_bytes is None:
             raise InputError("rotate needs a size to stay below: give max_bytes (--max-size)")
+        if self.max_bytes is not None and not self.max_bytes >= MIN_BYTES:
+            raise InputError(
+                f"max_bytes is {self.max_bytes:,}, a trace takes at least {MIN_BYTES:,} (1MiB)"
+            )
         if self.duration_s is not None and not 0 < self.duration_s < float("inf"):
             raise InputError(f"duration_s is {self.duration_s}, it must be above 0")
         if self.sample_requests is not None and not 0 < self.sample_requests <= 1:

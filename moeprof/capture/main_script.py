@@ -96,22 +96,27 @@ def _wait_for_threads() -> None:
 def ended_by_signals() -> Iterator[None]:
     """While open, SIGTERM and SIGHUP do not kill the process but act as `sys.exit` would.
 
-    The exit code is 128 and the signal's number.
+    The exit code is 128 and the signal's number. Forked children die of them as ever: a handler in
+    Python, which waits for its turn, would keep one that waits for a lock alive.
     """
 
     def end(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            before[number] = signal.signal(number, end)
+    def restore() -> None:
+        for number in handled:
+            if signal.getsignal(number) is end:
+                signal.signal(number, signal.SIG_DFL)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    handled = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, end)
+    os.register_at_fork(after_in_child=restore)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) is end:
-                signal.signal(number, handler)
+        restore()
 
 
 @contextmanager

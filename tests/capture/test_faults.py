@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import errno
 import gc
-import importlib
-import inspect
 import logging
 import os
 import shutil
 import sys
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -32,12 +29,12 @@ import moeprof
 from moeprof.capture import record
 from moeprof.capture.drain import Drain
 from moeprof.capture.failure import FailureLatch, logger
-from moeprof.capture.layout import Layout
-from moeprof.capture.recorder import RoutingRecorder, Written
+from moeprof.capture.recorder import RoutingRecorder
 from moeprof.capture.recording import Recording
 from moeprof.trace import Trace, TraceWriter, open_trace, validate_trace
 
 from .conftest import assert_untouched
+from .test_failures import fail
 
 HOUSE = str(Path(moeprof.__file__).parent)
 GENERATE = {"max_new_tokens": 4, "eos_token_id": None, "pad_token_id": 0}
@@ -62,6 +59,7 @@ GUARDS = (
     "Drain._handle_waiting",
     "Drain.close",
     "FailureLatch.tripped",
+    "PackedStep.tokens",
     "Sealer.shutdown",
     "StepHandler._split",
     "StepHandler.finish",
@@ -76,6 +74,7 @@ GUARDS = (
     "copies._leave",
     "graph_ops._begin",
     "graph_ops._end",
+    "graph_ops._nothing",
     "graph_ops._route",
     "graph_ops.disconnect",
     "record._release",
@@ -168,6 +167,7 @@ class Bench:
         self._traffic = traffic
         self._most = traffic + padding
         self._paths = (folder / f"{number}.moetrace" for number in count())
+        self.error: str | None = None  # of the last recording
         self._plain = run()
         path = next(self._paths)
         with record(model, path, **options) as recording:
@@ -194,9 +194,13 @@ class Bench:
         self._caplog.clear()
         with fault_within(record(self._model, path, **self._options), fault) as recording:
             spoil(path)
-            output = self.run()
+            try:
+                output = self.run()
+            except Exception as error:
+                output = repr(error)
+        self.error = recording.error
         found = [
-            "" if output == self._plain else "other output",
+            "" if output == self._plain else f"output {str(output)[:200]}",
             self._of_recording(recording, unseen),
             self._of_log(recording),
             self._of_trace(path) if path.exists() else "",
@@ -329,3 +333,254 @@ def test_any_function_of_continuous_batching_may_fail(
     functions = {name: f for name, f in own.functions().items() if name not in tried}
     assert any("begin_packed" in name for name in functions)
     assert failures(own, functions) == {}
+
+
+@contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, value)
+        yield
+
+
+def only_in(trace: str, real: Callable[..., Any], error: OSError) -> Callable[..., Any]:
+    """`real`, which fails for files of that trace."""
+
+    def failing(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if trace in str(path):
+            raise error
+        return real(path, *args, **kwargs)
+
+    return failing
+
+
+REASONS = [errno.ENOSPC, errno.EACCES, errno.EIO, errno.EMFILE, errno.EROFS]
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["open", "replace"])
+def test_the_system_may_refuse(bench: Bench, call: str, reason: int) -> None:
+    refused = only_in(".moetrace", getattr(os, call), OSError(reason, os.strerror(reason)))
+    assert bench.complaints(partial(patched, os, call, refused)) == ""
+    assert bench.error is not None and os.strerror(reason) in bench.error
+
+
+def nothing_more() -> Any:
+    """No fault but what was done to the files."""
+    return patched(threading, "stack_size", threading.stack_size)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("file", ["segments/000000.arrows", "requests.arrows", "manifest.json.tmp"])
+def test_the_disk_may_be_full(bench: Bench, file: str) -> None:
+    def fill(path: Path) -> None:
+        (path / file).unlink(missing_ok=True)
+        (path / file).symlink_to("/dev/full")
+
+    found = bench.complaints(nothing_more, spoil=fill)
+    assert found in ("", f"{file}: is missing")  # a device is no file
+    assert bench.error is not None and "No space left" in bench.error
+
+
+@pytest.mark.parametrize("part", ["", "segments"])
+def test_the_folder_may_be_deleted(bench: Bench, part: str) -> None:
+    assert bench.complaints(nothing_more, spoil=lambda path: shutil.rmtree(path / part)) == ""
+    assert bench.error is not None
+
+
+def clocks() -> dict[str, Callable[[], float]]:
+    """Clocks that no machine should have."""
+    ticks = count()
+    return {
+        "runs back": lambda: 1e9 - next(ticks) * 60.0,
+        "jumps": lambda: 1e9 * (next(ticks) % 2),
+        "stands": lambda: 1.0,
+        "fails": fail(RuntimeError(SECRET)),
+    }
+
+
+@pytest.mark.parametrize("clock", clocks())
+def test_clocks_may_be_wrong(
+    clock: str,
+    m3: Any,
+    padded: tuple[Any, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    torch: Any,
+) -> None:
+    """The engine's own clock is right: only the modules of moeprof are given another."""
+
+    def run() -> Any:
+        with torch.no_grad():
+            return m3(padded[0], attention_mask=padded[1]).logits.tolist()
+
+    bench = Bench(m3, run, tmp_path, caplog, {}, 17, PADDING)
+    wrong = clocks()[clock]
+    ours = [m for name, m in sys.modules.items() if name.startswith("moeprof.")]
+    users = [module for module in ours if getattr(module, "time", None) is time]
+    assert len(users) >= 3
+
+    @contextmanager
+    def fault() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for module in users:
+                fake = SimpleNamespace(time=wrong, monotonic=wrong, perf_counter=wrong)
+                patch.setattr(module, "time", fake)
+            yield
+
+    assert bench.complaints(fault) == ""
+    assert bool(bench.error) == (clock == "fails")
+
+
+def test_the_writers_clock_may_be_wrong(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = TraceWriter.__init__
+    for clock in clocks().values():
+        wrong = iter([1.0, 1.0])  # while the trace is begun
+
+        def tell(wrong: Iterator[float] = wrong, then: Any = clock) -> float:
+            return next(wrong, None) or then()
+
+        monkeypatch.setattr(TraceWriter, "__init__", partial_method(make, clock=tell))
+        assert bench.complaints(nothing_more) == ""
+    assert bench.error is not None  # the last one fails
+
+
+def partial_method(method: Callable[..., None], **given: Any) -> Callable[..., None]:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        method(self, *args, **kwargs, **given)
+
+    return init
+
+
+class FailingNvml:
+    """One GPU, of which nothing can be had after the first `good` questions."""
+
+    def __init__(self, good: int) -> None:
+        self._left = good
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("nvmlInit", "nvmlShutdown"):
+            return lambda: None
+        if name == "nvmlDeviceGetCount":
+            return lambda: 1
+        if name == "nvmlDeviceGetHandleByIndex":
+            return lambda index: index
+        self._left -= 1
+        if self._left < 0:
+            raise AttributeError(SECRET)  # an old driver's library lacks the function
+        return fail(RuntimeError(SECRET))
+
+
+@pytest.mark.parametrize("good", [0, 3])
+def test_telemetry_may_fail(bench: Bench, good: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import moeprof.capture.telemetry as telemetry
+
+    asked = FailingNvml(good)
+    monkeypatch.setattr(telemetry, "_import_nvml", lambda: asked)
+    assert bench.complaints(nothing_more) == "" and asked._left < 0
+
+
+def test_a_log_handler_of_the_users_may_fail(bench: Bench) -> None:
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError(SECRET)
+
+    handler = Failing()
+    logger.addHandler(handler)
+    try:
+        broken_end = patched(RoutingRecorder, "end", fail(RuntimeError(SECRET)))
+        assert bench.complaints(lambda: broken_end) in ("", "0 errors")  # caplog may come second
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_of_many_failures_at_once_one_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    latch, together = FailureLatch(), threading.Barrier(8)
+
+    def trip() -> None:
+        together.wait()
+        latch.trip(RuntimeError(SECRET), "testing")
+
+    threads = [threading.Thread(target=trip) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(caplog.records) == 1 and "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_an_exception_of_the_users_comes_through(
+    error: type[BaseException], m3: Any, padded: tuple[Any, Any], tmp_path: Path, torch: Any
+) -> None:
+    """From a hook of theirs, in the middle of a forward: the same object, and recording goes on."""
+    raised = error("theirs")
+
+    def hook(*args: Any) -> None:
+        raise raised
+
+    with torch.no_grad(), record(m3, tmp_path / "t.moetrace") as recording:
+        handle = m3.model.layers[2].register_forward_hook(hook)
+        with pytest.raises(error) as caught:
+            m3.generate(padded[0], attention_mask=padded[1], **GENERATE)
+        handle.remove()
+        m3.generate(padded[0], attention_mask=padded[1], **GENERATE)
+    assert caught.value is raised and recording.error is None
+    assert (recording.tokens, recording.dropped) == (TRAFFIC, 17)
+
+
+def test_memory_is_bounded_while_the_writer_stalls(
+    build: Callable[[str], Any], tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of steps that nobody takes so few wait that both bytes and items are bounded."""
+    from transformers import DynamicCache
+
+    from moeprof.capture.transformers.steps import StepHandler
+
+    model, limit, go, pending = build("mixtral"), 64_000, threading.Event(), []
+    handle, offer = StepHandler.handle, Drain.offer
+
+    def stalled(self: StepHandler, items: Any) -> None:
+        go.wait()
+        handle(self, items)
+
+    def watched(self: Drain, *args: Any, **kwargs: Any) -> bool:
+        accepted = offer(self, *args, **kwargs)
+        pending.append((self.pending_bytes, len(self._queue)))
+        return accepted
+
+    monkeypatch.setattr(StepHandler, "handle", stalled)
+    monkeypatch.setattr(Drain, "offer", watched)
+    token, cache = torch.tensor([[5]]), DynamicCache(config=model.config)
+    path = tmp_path / "t.moetrace"
+    with torch.no_grad(), record(model, path, max_pending_bytes=limit) as recording:
+        try:
+            model(token, past_key_values=cache)
+            for _ in range(1200):
+                model(token, past_key_values=cache)
+                cache.crop(-1)
+        finally:
+            go.set()
+    assert max(nbytes for nbytes, _ in pending) <= limit
+    assert len(pending) > 1200 and max(items for _, items in pending) <= limit / 512
+    assert recording.error is None and recording.dropped > 1000
+    assert recording.tokens + recording.dropped == 1201
+
+
+@pytest.mark.parametrize("broken_part", ["capturing", "prepare_capture"])
+def test_a_capture_into_a_cuda_graph_may_fail(
+    broken_part: str, m3: Any, padded: tuple[Any, Any], tmp_path: Path, torch: Any
+) -> None:
+    with torch.no_grad():
+        plain = m3(padded[0]).logits
+        with (
+            record(m3, tmp_path / "t.moetrace") as recording,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(RoutingRecorder, "capturing", True)
+            patch.setattr(RoutingRecorder, "prepare_capture", fail(RuntimeError(SECRET)))
+            if broken_part == "capturing":
+                patch.setattr(RoutingRecorder, "capturing", property(fail(RuntimeError(SECRET))))
+            assert torch.equal(m3(padded[0]).logits, plain)
+    assert recording.error is not None and "secret" not in recording.error
+    # A forward that is captured is none: nothing was computed.
+    assert recording.dropped == (21 if broken_part == "capturing" else 0)

@@ -1,8 +1,9 @@
-"""The asynchronous path: pinned memory, a side stream, events."""
+"""The asynchronous path: pinned memory, a side stream, events, CUDA graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,84 @@ import numpy as np
 import pytest
 
 from moeprof.capture import record
-from moeprof.trace import open_trace
+from moeprof.capture.layout import Layout
+from moeprof.capture.recorder import RoutingRecorder, Written
+from moeprof.capture.routing import Routing
+from moeprof.trace import Trace, open_trace
 
-from .conftest import FAMILIES, live_rows
+from .conftest import FAMILIES, live_rows, spread_routers
+
+OPTIONS = {"max_new_tokens": 40, "eos_token_id": None, "pad_token_id": 0}
+LAYERS, EXPERTS, TOP_K, HIDDEN = 3, 16, 4, 32
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("family", ["m3", "mixtral"])
-def test_a_gpu_records_what_its_routers_returned(
-    family: str, padded: tuple[Any, Any], tmp_path: Path, torch: Any
-) -> None:
+@pytest.fixture
+def cuda(torch: Any) -> Any:
+    """The first GPU; the test is skipped where there is none."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    torch.manual_seed(0)
-    model = FAMILIES[family]().eval().to("cuda")
-    ids, mask = (tensor.to("cuda") for tensor in padded)
+    return torch.device("cuda", 0)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, torch: Any) -> Any:
+    """Of tests that run on both: what runs on the CPU is their logic, not the graph."""
+    return request.getfixturevalue("cuda") if request.param == "cuda" else torch.device("cpu")
+
+
+both = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True
+)
+
+
+@pytest.fixture
+def gpu_model(cuda: Any, torch: Any) -> Iterator[Callable[[str], Any]]:
+    """A function that makes the tiny model of a family on the GPU; nothing compiled is left."""
+
+    def make(family: str) -> Any:
+        torch.manual_seed(0)
+        return spread_routers(FAMILIES[family]().eval()).to(cuda)
+
+    torch.compiler.reset()
+    yield make
+    torch.compiler.reset()
+
+
+def keep_ids(model: Any) -> dict[int, list[Any]]:
+    """By layer what its router returns from now on, on the device; one entry a call."""
     kept: dict[int, list[Any]] = {}
     for layer, block in enumerate(model.model.layers):
         router = getattr(block.mlp, "gate", None)
         if router is not None:
             router.register_forward_hook(keep(kept.setdefault(layer, [])))
-    options = {"max_new_tokens": 40, "eos_token_id": None, "pad_token_id": 0}
+    return kept
+
+
+def keep(taken: list[Any]) -> Callable[..., None]:
+    """A hook that keeps the ids of every call on the device."""
+
+    def hook(module: Any, args: Any, output: Any) -> None:
+        taken.append(output[2].clone())
+
+    return hook
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["m3", "mixtral"])
+def test_a_gpu_records_what_its_routers_returned(
+    family: str,
+    gpu_model: Callable[[str], Any],
+    cuda: Any,
+    padded: tuple[Any, Any],
+    tmp_path: Path,
+    torch: Any,
+) -> None:
+    model = gpu_model(family)
+    ids, mask = (tensor.to(cuda) for tensor in padded)
+    kept = keep_ids(model)
     with record(model, tmp_path / "t.moetrace", weights=True, token_ids=True) as recording:
-        out = model.generate(ids, attention_mask=mask, **options)
-    plain = model.generate(ids, attention_mask=mask, **options)
+        out = model.generate(ids, attention_mask=mask, **OPTIONS)
+    plain = model.generate(ids, attention_mask=mask, **OPTIONS)
     trace = open_trace(tmp_path / "t.moetrace")
     assert torch.equal(out, plain) and (recording.error, recording.dropped) == (None, 0)
     live = live_rows(out.cpu(), padded[1])
@@ -44,10 +99,260 @@ def test_a_gpu_records_what_its_routers_returned(
     assert trace.token_id[trace.request == 0].tolist() == out[0, :-1].tolist()
 
 
-def keep(taken: list[Any]) -> Callable[..., None]:
-    """A hook that keeps the ids of every call on the device."""
+@pytest.mark.gpu
+def test_generate_compiled_into_cuda_graphs(
+    gpu_model: Callable[[str], Any], cuda: Any, padded: tuple[Any, Any], tmp_path: Path, torch: Any
+) -> None:
+    """With a static cache generate compiles decode steps by itself; replays run no Python."""
+    from transformers import CompileConfig
 
-    def hook(module: Any, args: Any, output: Any) -> None:
-        taken.append(output[2].clone())
+    model = gpu_model("mixtral")
+    ids, mask = (tensor.to(cuda) for tensor in padded)
+    static = {**OPTIONS, "cache_implementation": "static"}
+    expected = recorded_generate(model, ids, mask, tmp_path / "eager.moetrace", **OPTIONS)
+    with record(model, tmp_path / "t.moetrace") as recording:
+        config = CompileConfig(mode="reduce-overhead", fullgraph=True)
+        for _ in range(2):
+            model.generate(ids, attention_mask=mask, compile_config=config, **static)
+    trace = open_trace(tmp_path / "t.moetrace")
+    assert (recording.error, recording.dropped) == (None, 0)
+    assert trace.tokens == 2 * expected.tokens
+    first = trace.request < 3
+    assert trace.position[first].tolist() == expected.position.tolist()
+    for layer in trace.layers:
+        # another order of floating point operations may turn a tie, and what was generated by it
+        assert trace.recorded(layer).all()
+        assert np.mean(trace.experts(layer)[first][:17] == expected.experts(layer)[:17]) > 0.9
 
-    return hook
+
+def recorded_generate(model: Any, ids: Any, mask: Any, path: Path, **options: Any) -> Trace:
+    with record(model, path) as recording:
+        model.generate(ids, attention_mask=mask, **options)
+    assert (recording.error, recording.dropped) == (None, 0)
+    return open_trace(path)
+
+
+@pytest.mark.gpu
+def test_compiled_forwards_with_cuda_graphs(
+    gpu_model: Callable[[str], Any], cuda: Any, padded: tuple[Any, Any], tmp_path: Path, torch: Any
+) -> None:
+    """Warm-up, capture and replays of `reduce-overhead` are five steps, each with other tokens."""
+    model = gpu_model("mixtral")
+    mask = torch.ones_like(padded[0]).to(cuda)
+    steps = [((padded[0] + shift) % 60 + 3).to(cuda) for shift in range(5)]
+    with torch.no_grad(), record(model, tmp_path / "eager.moetrace"):
+        for ids in steps:
+            model(ids, attention_mask=mask, use_cache=False)
+    with torch.no_grad(), record(model, tmp_path / "t.moetrace") as recording:
+        compiled = torch.compile(model, mode="reduce-overhead")
+        for ids in steps:
+            torch.compiler.cudagraph_mark_step_begin()
+            compiled(ids, attention_mask=mask, use_cache=False)
+    eager, trace = (open_trace(tmp_path / f"{name}.moetrace") for name in ("eager", "t"))
+    assert (recording.error, recording.dropped, trace.tokens) == (None, 0, 5 * 21)
+    for layer in trace.layers:
+        assert np.mean(trace.experts(layer) == eager.experts(layer)) > 0.95
+
+
+@pytest.mark.gpu
+def test_continuous_batching_replays_cuda_graphs(
+    gpu_model: Callable[[str], Any], tmp_path: Path, torch: Any
+) -> None:
+    pytest.importorskip("transformers.generation.continuous_batching")
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    model = gpu_model("mixtral")
+    prompts = [[5, 6, 7, 8, 9], [10, 11, 12], [13, 14, 15, 16, 17, 18, 19]]
+    with record(model, tmp_path / "t.moetrace", token_ids=True) as recording:
+        outputs = model.generate_batch(
+            prompts,
+            generation_config=GenerationConfig(
+                max_new_tokens=12, eos_token_id=-1, pad_token_id=0, do_sample=False
+            ),
+            continuous_batching_config=ContinuousBatchingConfig(
+                num_blocks=64, max_batch_tokens=32, use_cuda_graph=True
+            ),
+            progress_bar=False,
+        )
+    trace = open_trace(tmp_path / "t.moetrace")
+    assert (recording.error, recording.dropped) == (None, 0)
+    assert trace.tokens == sum(len(prompt) + 11 for prompt in prompts)
+    sequences = [o.prompt_ids + o.generated_tokens[:-1] for o in outputs.values()]
+    recorded = [trace.token_id[trace.request == r].tolist() for r in np.unique(trace.request)]
+    assert sorted(recorded) == sorted(sequences)
+    assert all(trace.recorded(layer).all() for layer in trace.layers)
+
+
+class Routers:
+    """Routers alone, in a step that can be captured: what they chose last stays in `ids`."""
+
+    def __init__(self, device: Any, recorder: RoutingRecorder, tokens: int) -> None:
+        import torch
+
+        generator = torch.Generator(device).manual_seed(0)
+        made = torch.randn(LAYERS, HIDDEN, EXPERTS, generator=generator, device=device)
+        self.hidden = torch.zeros(tokens, HIDDEN, device=device)
+        self.ids: list[Any] = [None] * LAYERS
+        self._weights, self._recorder, self._generator = made, recorder, generator
+
+    def next_input(self) -> None:
+        """Other tokens, at the same address."""
+        self.hidden.normal_(generator=self._generator)
+
+    def __call__(self) -> None:
+        for slot in range(LAYERS):
+            weights, ids = (self.hidden @ self._weights[slot]).topk(TOP_K, dim=-1)
+            self.ids[slot] = ids
+            self._recorder.write(slot, Written(ids, weights))
+
+    def expected(self) -> Any:
+        """[tokens, layers, k] of the last step."""
+        return np.stack([ids.cpu().numpy() for ids in self.ids], axis=1)
+
+
+def captured(step: Routers, recorder: RoutingRecorder) -> Callable[[], None]:
+    """What runs `step` once more: a CUDA graph's replay; without CUDA `step` itself."""
+    import torch
+
+    recorder.prepare_capture()
+    if step.hidden.device.type != "cuda":
+        return step
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        (step.hidden @ torch.ones(HIDDEN, EXPERTS, device=step.hidden.device)).topk(TOP_K)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+@both
+def test_every_replay_of_a_graph_is_a_step(device: Any, torch: Any) -> None:
+    recorder = RoutingRecorder([device] * LAYERS, Layout(LAYERS, TOP_K, weights=True))
+    step = Routers(device, recorder, 5)
+    replay = captured(step, recorder)
+    steps: list[tuple[Any, Routing]] = []
+    for _ in range(20):  # none is read before all have run: each has a copy of its own
+        step.next_input()
+        assert recorder.begin(5, torch.arange(5, device=device))
+        replay()
+        steps.append((step.expected(), recorder.end()))
+    for expected, routing in steps:
+        assert routing.recorded.all()
+        assert np.array_equal(routing["experts"], expected)
+        assert routing.token_ids.tolist() == list(range(5))
+    assert len({expected.tobytes() for expected, _ in steps}) == 20
+
+
+@both
+def test_a_step_that_is_not_replayed_is_not_recorded(device: Any) -> None:
+    """What a replay wrote before is cleared: old ids are never taken for new ones."""
+    recorder = RoutingRecorder([device] * LAYERS, Layout(LAYERS, TOP_K))
+    replay = captured(Routers(device, recorder, 5), recorder)
+    recorder.begin(5)
+    replay()
+    assert recorder.end().recorded.all()
+    recorder.begin(5)
+    assert not recorder.end().recorded.any()
+
+
+@both
+def test_a_buffer_that_a_graph_writes_does_not_grow(device: Any) -> None:
+    recorder = RoutingRecorder([device] * LAYERS, Layout(LAYERS, TOP_K))
+    step = Routers(device, recorder, 5)
+    replay = captured(step, recorder)
+    assert not recorder.begin(1 << 20) and not recorder.active
+    step.next_input()
+    assert recorder.begin(5)
+    replay()
+    assert np.array_equal(recorder.end()["experts"], step.expected())
+
+
+@both
+def test_what_a_graph_writes_outlives_its_recorder(device: Any, torch: Any) -> None:
+    """Replayed after the recording's end, a graph must not write into what is another's by now."""
+    recorder = RoutingRecorder([device] * LAYERS, Layout(LAYERS, TOP_K))
+    step = Routers(device, recorder, 5)
+    replay = captured(step, recorder)
+    address, size = recorder._buffers[0]._rows.data_ptr(), recorder._buffers[0]._rows.nbytes
+    recorder = step._recorder = RoutingRecorder([device] * LAYERS, Layout(LAYERS, TOP_K))
+    recorder.prepare_capture()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    others = [torch.zeros(size // 2, dtype=torch.int16, device=device) for _ in range(8)]
+    assert address not in [other.data_ptr() for other in others]
+    replay()
+    assert not any(other.any() for other in others)
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_device(cuda: Any, torch: Any) -> None:
+    recorder = RoutingRecorder([cuda] * LAYERS, Layout(LAYERS, TOP_K))
+    step = Routers(cuda, recorder, 5)
+    replay = captured(step, recorder)
+    ids = torch.arange(5, device=cuda)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for run in (replay, step):
+            recorder.begin(5, ids)
+            run()
+            recorder.end()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_a_graph_can_be_captured_while_the_writer_reads(cuda: Any, torch: Any) -> None:
+    """torch captures in a mode that forbids other threads much; ours must not break it."""
+    recorder = RoutingRecorder([cuda] * LAYERS, Layout(LAYERS, TOP_K))
+    step = Routers(cuda, recorder, 5)
+    recorder.begin(5)
+    step()
+    routing, stop, reads = recorder.end(), threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            reads.append(routing.parts[0].copy.array()[0, 0])
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(20):
+            replay = captured(step, recorder)
+    finally:
+        stop.set()
+        thread.join()
+    recorder.begin(5)
+    replay()
+    assert reads and np.array_equal(recorder.end()["experts"], step.expected())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("place", ["cpu", "second GPU"])
+def test_layers_of_several_devices(
+    place: str, cuda: Any, padded: tuple[Any, Any], tmp_path: Path, torch: Any
+) -> None:
+    """A model that accelerate has dispatched by a device map."""
+    accelerate = pytest.importorskip("accelerate")
+    if place == "second GPU" and torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    other = "cpu" if place == "cpu" else 1
+    torch.manual_seed(0)
+    model = spread_routers(FAMILIES["mixtral"]().eval())
+    places = {f"model.layers.{layer}": 0 if layer < 2 else other for layer in range(4)}
+    rest = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"), 0)
+    model = accelerate.dispatch_model(model, {**rest, **places}, main_device=0)
+    ids, mask = (tensor.to(cuda) for tensor in padded)
+    kept = keep_ids(model)
+    with record(model, tmp_path / "t.moetrace") as recording:
+        out = model.generate(ids, attention_mask=mask, **OPTIONS)
+    trace = open_trace(tmp_path / "t.moetrace")
+    live = live_rows(out.cpu(), padded[1])
+    assert (recording.error, recording.dropped) == (None, 0)
+    for layer in trace.layers:
+        pairs = zip(kept[layer], live, strict=True)
+        rows = [taken.cpu().numpy()[np.asarray(m).reshape(-1) != 0] for taken, m in pairs]
+        assert np.array_equal(trace.experts(layer), np.concatenate(rows))

@@ -70,6 +70,7 @@ def test_a_choice_depends_on_number_and_seed_alone(seed: int, start: int) -> Non
         ({"duration_s": 0}, "duration_s"),
         ({"duration_s": float("inf")}, "duration_s"),
         ({"rotate": True}, "max_bytes"),
+        ({"max_bytes": 1000}, "at least 1,048,576"),
         ({"seed": -1}, "seed"),
     ],
 )

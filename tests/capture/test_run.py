@@ -153,3 +153,20 @@ def test_a_recording_that_broke_off_is_an_error(
     monkeypatch.setattr(StreamWriter, "append", full)
     with pytest.raises(MoeprofError, match="No space left on device; 0 tokens were recorded"):
         capture_transformers(folder, prompts, tmp_path / "t", device="cpu", max_new_tokens=3)
+
+
+def test_limits_are_those_of_record(folder: Path, prompts: Path, tmp_path: Path) -> None:
+    result = capture_transformers(
+        folder,
+        prompts,
+        tmp_path / "t.moetrace",
+        max_new_tokens=4,
+        device="cpu",
+        max_bytes=1 << 20,
+        sample_requests=0.5,
+        seed=3,
+    )
+    trace = open_trace(tmp_path / "t.moetrace")
+    assert (result.tokens, result.sampled_out) == (trace.tokens, trace.manifest.tokens_sampled_out)
+    assert result.tokens + result.sampled_out == 6 + 3 * 3 and result.dropped == 0
+    assert len(trace.requests) + trace.manifest.requests_sampled_out == 3

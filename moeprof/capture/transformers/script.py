@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -108,10 +109,13 @@ def capture_script(
     refuse_existing(target, force)
     if not Path(script).is_file():
         raise InputError(f"{script}: no such file; capture run takes a Python script")
+    owner = os.getpid()
     with ended_by_signals(), ExitStack() as stack:
         rank = None if launch is None else stack.enter_context(RankFolder(target, launch))
         models = ScriptModels(stack, target, options, rank)
         code = run_script(script, arguments)
+        if os.getpid() != owner:  # a process that the script forked comes here too
+            return _result(code, [], unmerged=True)
         with signals_held_off():
             paths = models.finish()
             merged = None if rank is None else rank.gather(wait=code == 0, force=force)
