@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -277,13 +279,17 @@ def test_what_a_graph_writes_outlives_its_recorder(device: Any, torch: Any) -> N
     recorder = RoutingRecorder([device] * LAYERS, Layout(LAYERS, TOP_K))
     step = Routers(device, recorder, 5)
     replay = captured(step, recorder)
-    address, size = recorder._buffers[0]._rows.data_ptr(), recorder._buffers[0]._rows.nbytes
+    rows = recorder._buffers[0]._rows
+    assert rows is not None
+    kept, address, size = weakref.ref(rows), rows.data_ptr(), rows.nbytes
+    del rows
     recorder = step._recorder = RoutingRecorder([device] * LAYERS, Layout(LAYERS, TOP_K))
     recorder.prepare_capture()
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     others = [torch.zeros(size // 2, dtype=torch.int16, device=device) for _ in range(8)]
-    assert address not in [other.data_ptr() for other in others]
+    assert kept() is not None and address not in [other.data_ptr() for other in others]
     replay()
     assert not any(other.any() for other in others)
 
