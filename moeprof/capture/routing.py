@@ -75,6 +75,11 @@ def copy_to_host(source: torch.Tensor) -> HostCopy:
     return HostCopy(target, done)
 
 
+def copy_if_any(source: torch.Tensor | None) -> HostCopy | None:
+    """`copy_to_host` of what may not be there."""
+    return None if source is None else copy_to_host(source)
+
+
 @dataclass(frozen=True)
 class Part:
     """The rows of one device."""

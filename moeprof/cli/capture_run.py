@@ -18,7 +18,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from moeprof.capture.transformers.script import RecordedModel, ScriptResult, capture_script
+from moeprof.capture.transformers.script.capture import RecordedModel, ScriptResult, capture_script
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.limits import (
     DurationFlag,

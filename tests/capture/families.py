@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from moeprof.capture import record
-from moeprof.capture.transformers.readers import routing_in_output
+from moeprof.capture.transformers.routers.reading import routing_in_output
 from moeprof.errors import MoeprofError
 from moeprof.trace import open_trace
 

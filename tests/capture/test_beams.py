@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moeprof.capture import record
-from moeprof.capture.transformers import beams
+from moeprof.capture.transformers.traffic import beams
 from moeprof.trace import Trace, open_trace, validate_trace
 
 from .conftest import EOS, PAD
@@ -134,7 +134,7 @@ def test_a_search_too_long_to_hold_is_dropped_and_counted(
     settings = {"num_beams": 2, "max_new_tokens": 40, "eos_token_id": None, "pad_token_id": PAD}
     with record(model, path) as recording:
         model.generate(padded[0], attention_mask=padded[1], **settings)
-    assert recording.error is None and 0 < recording.tokens
+    assert recording.error is None and recording.tokens > 0
     assert recording.tokens + recording.dropped == 17 + 3 * 39
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from moeprof.capture import record
 from moeprof.capture.recorder import RoutingRecorder, Written
-from moeprof.capture.transformers.requests import RequestTracker
-from moeprof.capture.transformers.steps import StepHandler
+from moeprof.capture.transformers.requests.tracker import RequestTracker
+from moeprof.capture.transformers.traffic.handler import StepHandler
 from moeprof.errors import InputError
 from moeprof.trace import TraceWriter, open_trace, validate_trace
 from moeprof.trace.streams import StreamWriter

@@ -541,7 +541,7 @@ def test_memory_is_bounded_while_the_writer_stalls(
     """Of steps that nobody takes so few wait that both bytes and items are bounded."""
     from transformers import DynamicCache
 
-    from moeprof.capture.transformers.steps import StepHandler
+    from moeprof.capture.transformers.traffic.handler import StepHandler
 
     model, limit, go, pending = build("mixtral"), 64_000, threading.Event(), []
     handle, offer = StepHandler.handle, Drain.offer

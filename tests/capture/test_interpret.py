@@ -10,8 +10,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeprof.capture.transformers.interpret import Interpreter
-from moeprof.capture.transformers.step import Batch, BatchEnd, Step
+from moeprof.capture.transformers.traffic.interpret import Interpreter
+from moeprof.capture.transformers.traffic.step import Batch, BatchEnd, Step
 
 EOS = 2
 

@@ -33,9 +33,12 @@ def test_experts_implementations(
     before = model.config._experts_implementation
     model.set_experts_implementation(implementation)
     try:
-        with torch.no_grad(), Oracle(model) as oracle:
-            with record(model, tmp_path / "t.moetrace", weights=True) as recording:
-                model(padded[0], attention_mask=padded[1])
+        with (
+            torch.no_grad(),
+            Oracle(model) as oracle,
+            record(model, tmp_path / "t.moetrace", weights=True) as recording,
+        ):
+            model(padded[0], attention_mask=padded[1])
     finally:
         model.set_experts_implementation(before)
     trace = open_trace(tmp_path / "t.moetrace")
@@ -53,9 +56,12 @@ def test_padding_on_the_right(
     model = build(family)
     ids = torch.randint(3, 60, (2, 6), generator=torch.Generator().manual_seed(2))
     mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
-    with torch.no_grad(), Oracle(model) as oracle:
-        with record(model, tmp_path / "t.moetrace") as recording:
-            model(ids, attention_mask=mask)
+    with (
+        torch.no_grad(),
+        Oracle(model) as oracle,
+        record(model, tmp_path / "t.moetrace") as recording,
+    ):
+        model(ids, attention_mask=mask)
     trace = open_trace(tmp_path / "t.moetrace")
     assert (recording.tokens, recording.dropped) == (10, 0)
     assert trace.position.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 4, 5]

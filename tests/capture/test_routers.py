@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moeprof.capture import record
-from moeprof.capture.transformers.readers import routing_in_arguments, routing_in_output
-from moeprof.capture.transformers.routers import find_router_sites
+from moeprof.capture.transformers.routers.finding import find_router_sites
+from moeprof.capture.transformers.routers.reading import routing_in_arguments, routing_in_output
 from moeprof.errors import InputError
 from moeprof.trace import open_trace
 

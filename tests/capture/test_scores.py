@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_margins_and_the_next_layers_choice(
         expected = (ranked[:, k - 1] - ranked[:, k]).numpy()
         assert np.allclose(trace.margins(layer), expected, rtol=2e-3, atol=1e-4)
     layers = list(routers(model))
-    for layer, following in zip(layers, layers[1:], strict=False):
+    for layer, following in itertools.pairwise(layers):
         with torch.no_grad():
             _, weights, chosen = routers(model)[following].forward(hidden[layer])
         assert np.array_equal(trace.next_experts(layer), chosen.reshape(-1, trace.top_k))
@@ -77,14 +78,14 @@ def test_margins_and_the_next_layers_choice(
 
 
 def test_a_choice_that_scores_do_not_explain_has_no_margin(torch: Any) -> None:
-    from moeprof.capture.transformers.readers import Routed
-    from moeprof.capture.transformers.scores import selection_margin
+    from moeprof.capture.transformers.routers.reading import Routed
+    from moeprof.capture.transformers.routers.scores import selection_margin
 
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0], [3.0, 2.0, 1.0, 0.0]])
     ids = torch.tensor([[0, 1], [2, 3]])
     weights = logits.softmax(-1).gather(1, ids)
     explained, not_explained = selection_margin(Routed(ids, weights, logits), None).tolist()
-    assert explained == pytest.approx(float((logits.softmax(-1)[0, 1] - logits.softmax(-1)[0, 2])))
+    assert explained == pytest.approx(float(logits.softmax(-1)[0, 1] - logits.softmax(-1)[0, 2]))
     assert np.isnan(not_explained)
 
 
@@ -108,7 +109,7 @@ def test_routers_that_take_more_than_the_hidden_state_are_refused(
     experts = {"num_local_experts": 8, "num_experts_per_tok": 2}
     model = MiniMaxM2ForCausalLM(MiniMaxM2Config(**sizes, **heads, **experts)).eval()
     with (
-        pytest.raises(InputError, match="e_score_correction_bias.*record without next_layer"),
+        pytest.raises(InputError, match=r"e_score_correction_bias.*record without next_layer"),
         record(model, tmp_path / "t.moetrace", next_layer=True),
     ):
         pass

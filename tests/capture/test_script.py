@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from moeprof.capture.importing import when_imported
-from moeprof.capture.transformers.launch import Launch, numbered
-from moeprof.capture.transformers.script import Options, ScriptModels, names_experts
-from moeprof.capture.transformers.watching import ModelWatch
+from moeprof.capture.transformers.script.capture import Options, ScriptModels, names_experts
+from moeprof.capture.transformers.script.launch import Launch, numbered
+from moeprof.capture.transformers.script.watching import ModelWatch
 from moeprof.trace import open_trace, validate_trace
 
 from .conftest import FAMILIES, assert_untouched
@@ -497,7 +497,6 @@ def test_an_action_waits_for_its_module(tmp_path: Path, monkeypatch: pytest.Monk
     assert sys.meta_path == before
 
 
-@pytest.mark.xfail(reason="hooks and continuous batching hold on to the model", strict=False)
 def test_a_model_that_is_let_go_is_freed(models: ScriptModels, torch: Any) -> None:
     model = fresh("qwen3")
     model.generate(torch.arange(5, 15)[None], max_new_tokens=4, min_new_tokens=4)

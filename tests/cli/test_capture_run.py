@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moeprof.capture.transformers.script import RecordedModel, ScriptResult
+from moeprof.capture.transformers.script.capture import RecordedModel, ScriptResult
 from moeprof.cli.capture_run import _text
 from moeprof.cli.limits import left_behind, parse_bytes, parse_duration
 from moeprof.cli.main import main

@@ -22,14 +22,14 @@ from moeprof.capture.limits import Limits
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, open_pipeline
 from moeprof.capture.recorder import RoutingRecorder
 from moeprof.capture.recording import Recording, check_labels
-from moeprof.capture.transformers.continuous import ContinuousBatches
-from moeprof.capture.transformers.copies import keep_out_of_copies
-from moeprof.capture.transformers.hooks import Tap, attach
-from moeprof.capture.transformers.interpret import Interpreter
-from moeprof.capture.transformers.routers import UNFAITHFUL, RouterSite, find_router_sites
-from moeprof.capture.transformers.scores import plan_extras
-from moeprof.capture.transformers.session import CaptureSession
-from moeprof.capture.transformers.steps import StepHandler
+from moeprof.capture.transformers.hooks.attach import Tap, attach
+from moeprof.capture.transformers.hooks.continuous import ContinuousBatches
+from moeprof.capture.transformers.hooks.copies import keep_out_of_copies
+from moeprof.capture.transformers.hooks.session import CaptureSession
+from moeprof.capture.transformers.routers.finding import UNFAITHFUL, RouterSite, find_router_sites
+from moeprof.capture.transformers.routers.scores import plan_extras
+from moeprof.capture.transformers.traffic.handler import StepHandler
+from moeprof.capture.transformers.traffic.interpret import Interpreter
 from moeprof.errors import InputError, MissingExtraError, ModelError
 from moeprof.model import MoEModel
 from moeprof.trace import TraceWriter

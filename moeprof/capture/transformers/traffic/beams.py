@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.capture.routing import HostCopy
-from moeprof.capture.transformers.step import Batch, Step
-from moeprof.capture.transformers.traffic import Traffic
-
+from moeprof.capture.transformers.traffic.step import Batch, Step
+from moeprof.capture.transformers.traffic.tokens import Traffic
 
 MAX_HELD_BYTES = 128 << 20
 TOO_LONG = "the beam search is too long to hold until its end"

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moeprof.capture.routing import HostCopy, copy_to_host
-from moeprof.capture.transformers.beams import Reorder
 from moeprof.capture.transformers.boundaries import wrap_method
-from moeprof.capture.transformers.forward import Forward, cache_columns, cache_in_output
-from moeprof.capture.transformers.step import Batch, BatchEnd, Beams
+from moeprof.capture.transformers.requests.forward import Forward, cache_columns, cache_in_output
+from moeprof.capture.transformers.traffic.beams import Reorder
+from moeprof.capture.transformers.traffic.step import Batch, BatchEnd, Beams
 
 Labeller = Callable[[int, int], tuple[str | None, ...]]  # first request, rows -> label a row
 
@@ -108,7 +108,7 @@ class RequestTracker:
         return self._next_request
 
     def new_request(self, place: int | None) -> tuple[int, str | None]:
-        """Index and label of a request that is followed elsewhere, `place`-th to arrive if known."""
+        """Index and label of a request followed elsewhere, the `place`-th to arrive if known."""
         index = self._next_request
         self._next_request += 1
         return index, self._labels(index if place is None else place, 1)[0]

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from moeprof.capture.transformers.requests import GenerateCall
+from moeprof.capture.transformers.requests.tracker import GenerateCall
 
 if TYPE_CHECKING:
     import torch

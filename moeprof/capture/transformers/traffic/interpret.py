@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.capture.routing import Routing
-from moeprof.capture.transformers.step import Batch, BatchEnd, PackedStep, Step
-from moeprof.capture.transformers.traffic import Traffic
+from moeprof.capture.transformers.traffic.step import Batch, BatchEnd, PackedStep, Step
+from moeprof.capture.transformers.traffic.tokens import Traffic
 from moeprof.trace.rows import Phase, Request, TokenRows
 from moeprof.trace.schema import expert_dtype
 

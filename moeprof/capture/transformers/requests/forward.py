@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moeprof.capture.routing import HostCopy, copy_to_host
+
 if TYPE_CHECKING:
     import torch
 
@@ -42,6 +44,15 @@ class Forward:
             seen = mask[:, 0, -1, :]
             return seen == 0 if seen.is_floating_point() else seen
         return mask if mask.ndim == 2 else None
+
+    def copy_mask(self, past: int, *, whole: bool) -> HostCopy | None:
+        """The mask of the new columns, behind `past` cached ones; of these too if `whole`."""
+        mask = self.padding_mask()
+        if mask is None:
+            return None
+        if mask.shape[1] >= past + self.columns:
+            return copy_to_host(mask[:, (0 if whole else past) : past + self.columns])
+        return copy_to_host(mask) if mask.shape[1] == self.columns else None
 
 
 def forward_parameters(model: torch.nn.Module) -> tuple[str, ...]:
@@ -96,3 +107,12 @@ def _flat_positions(positions: Any, rows: int, columns: int) -> Any:
     if positions is None or positions.ndim != 2 or positions.shape[1] != columns:
         return None
     return positions if positions.shape[0] in (1, rows) else None
+
+
+def count_tokens(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Tokens of a forward that could not be read, padding included; 0 if there is no telling."""
+    for value in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args):
+        shape: tuple[int, ...] = tuple(getattr(value, "shape", ()))
+        if len(shape) >= 2:
+            return shape[0] * shape[1]
+    return 0

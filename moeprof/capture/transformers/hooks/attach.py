@@ -5,18 +5,23 @@ A forward hook that returns something replaces the module's output, so ours retu
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.recorder import Written
-from moeprof.capture.transformers import graph_ops
 from moeprof.capture.transformers.boundaries import wrap_method
-from moeprof.capture.transformers.forward import cache_columns, forward_parameters
-from moeprof.capture.transformers.readers import Routed, routing_in_arguments, routing_in_output
-from moeprof.capture.transformers.routers import RouterSite
-from moeprof.capture.transformers.scores import Extras
-from moeprof.capture.transformers.session import CaptureSession
+from moeprof.capture.transformers.hooks import graph_ops
+from moeprof.capture.transformers.hooks.session import CaptureSession
+from moeprof.capture.transformers.requests.forward import cache_columns, forward_parameters
+from moeprof.capture.transformers.routers.finding import RouterSite
+from moeprof.capture.transformers.routers.reading import (
+    Routed,
+    routing_in_arguments,
+    routing_in_output,
+)
+from moeprof.capture.transformers.routers.scores import Extras
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +55,10 @@ def attach(
     tap: Tap,
     extras: Sequence[Extras] | None,
 ) -> None:
-    """Put the hooks in; `stack` takes them out. `extras`: of each layer, if any were asked for."""
+    """Put the hooks in; `stack` takes them out. `extras`: of each layer, if any were asked for.
+
+    Nothing that is put in holds on to the model: its user may let it go while it is recorded.
+    """
     graph_ops.connect(tap.number, session)
     stack.callback(graph_ops.disconnect, tap.number)
     for slot, layer_sites in enumerate(sites.values()):
@@ -58,9 +66,10 @@ def attach(
         stack.callback(_LayerListener(slot, layer_sites, top_k, session, tap, extra).remove)
     names = forward_parameters(model)
     _attach_to_forward(stack, model, names, session, tap)
+    recorded = weakref.ref(model)
 
     def around_generate(generate: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        return session.around_generate(model, generate, args, kwargs)
+        return session.around_generate(recorded(), generate, args, kwargs)
 
     def around_get_compiled_call(get: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         compiled = get(*args, **kwargs)
@@ -163,9 +172,9 @@ class _LayerListener:
         self._tap = tap
         self._anchor = tap.by_slot[slot]
         self._extras = extras
-        self._believed: RouterSite | None = None
+        self._believed: int | None = None  # which of the sites
         self._plain = False  # the believed router returns ids of [tokens, k] as they are recorded
-        self._handles = {site.path: self._hook(index, site) for index, site in enumerate(sites)}
+        self._handles = {index: self._hook(index, site) for index, site in enumerate(sites)}
 
     def remove(self) -> None:
         """Take the hooks out."""
@@ -180,7 +189,7 @@ class _LayerListener:
             if is_compiling():
                 self._trace(index, routing_in_arguments(args, kwargs, self._top_k), args, kwargs)
             else:
-                self._hear(site, routing_in_arguments, (args, kwargs), args, kwargs)
+                self._hear(index, routing_in_arguments, (args, kwargs), args, kwargs)
 
         def router_returned(module: Any, args: tuple[Any, ...], output: Any) -> None:
             router_returned_to(module, args, {}, output)
@@ -191,7 +200,7 @@ class _LayerListener:
             if is_compiling():
                 self._trace(index, routing_in_output(output, self._top_k), args, kwargs)
             elif not self._plain or not self._hear_plainly(output):
-                self._hear(site, routing_in_output, (output,), args, kwargs)
+                self._hear(index, routing_in_output, (output,), args, kwargs)
 
         if site.asks_experts:
             return site.module.register_forward_pre_hook(experts_are_called, with_kwargs=True)
@@ -231,29 +240,29 @@ class _LayerListener:
 
     def _hear(
         self,
-        site: RouterSite,
+        index: int,
         read: Callable[..., Routed | None],
         values: tuple[Any, ...],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> None:
-        if self._believed is not None and self._believed is not site:
+        if self._believed is not None and self._believed != index:
             return
         try:
             routed = read(*values, self._top_k)
             if routed is not None:
-                self._believe(site)
+                self._believe(index)
                 self._plain = self._extras is None and _is_plain(values[0], routed)
                 self._session.route(self._slot, self._written(routed, args, kwargs))
         except Exception as error:
             self._session.fail(error, "recording a router")
 
-    def _believe(self, site: RouterSite) -> None:
-        if self._believed is site:
+    def _believe(self, index: int) -> None:
+        if self._believed == index:
             return
-        self._believed = site
-        for path in [path for path in self._handles if path != site.path]:
-            self._handles.pop(path).remove()
+        self._believed = index
+        for other in [other for other in self._handles if other != index]:
+            self._handles.pop(other).remove()
 
 
 def _is_plain(output: Any, routed: Routed) -> bool:

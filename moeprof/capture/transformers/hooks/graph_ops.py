@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.recorder import Written
-from moeprof.capture.transformers.forward import Forward
+from moeprof.capture.transformers.requests.forward import Forward
 
 if TYPE_CHECKING:
     import torch
 
-    from moeprof.capture.transformers.session import CaptureSession
+    from moeprof.capture.transformers.hooks.session import CaptureSession
 
 SCHEMAS = {
     "begin": (

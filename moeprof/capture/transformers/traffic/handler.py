@@ -9,10 +9,10 @@ from typing import Any
 from moeprof.capture.failure import FailureLatch
 from moeprof.capture.routing import Routing
 from moeprof.capture.sink import BEHIND, FAILED, TraceSink
-from moeprof.capture.transformers.beams import BeamSearch, Reorder, UnknownBeamError
-from moeprof.capture.transformers.interpret import Interpreter, is_decode
-from moeprof.capture.transformers.step import Batch, BatchEnd, Lost, PackedStep, Step
-from moeprof.capture.transformers.traffic import Traffic
+from moeprof.capture.transformers.traffic.beams import BeamSearch, Reorder, UnknownBeamError
+from moeprof.capture.transformers.traffic.interpret import Interpreter, is_decode
+from moeprof.capture.transformers.traffic.step import Batch, BatchEnd, Lost, PackedStep, Step
+from moeprof.capture.transformers.traffic.tokens import Traffic
 from moeprof.trace.rows import Request
 
 NO_ROUTER = "no router gave one row a token"

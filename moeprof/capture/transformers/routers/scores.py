@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.recorder import Written
-from moeprof.capture.transformers.readers import Routed, routing_in_output
-from moeprof.capture.transformers.routers import ROUTER_NAMES, RouterSite
+from moeprof.capture.transformers.routers.finding import ROUTER_NAMES, RouterSite
+from moeprof.capture.transformers.routers.reading import Routed, routing_in_output
 from moeprof.errors import InputError
 
 if TYPE_CHECKING:

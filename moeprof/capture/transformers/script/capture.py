@@ -16,15 +16,15 @@ from moeprof.capture.failure import logger
 from moeprof.capture.limits import Limits
 from moeprof.capture.main_script import ended_by_signals, run_script, signals_held_off
 from moeprof.capture.recording import Recording
-from moeprof.capture.transformers.launch import (
+from moeprof.capture.transformers.record import record
+from moeprof.capture.transformers.script.launch import (
     Launch,
     RankFolder,
     group_size,
     is_first_of_its_group,
     numbered,
 )
-from moeprof.capture.transformers.record import record
-from moeprof.capture.transformers.watching import ModelWatch
+from moeprof.capture.transformers.script.watching import ModelWatch
 from moeprof.errors import InputError
 from moeprof.result import Result
 from moeprof.trace import Phase, open_trace

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moeprof.capture.transformers.boundaries import wrap_method
-from moeprof.capture.transformers.session import CaptureSession
-from moeprof.capture.transformers.step import PackedStep
+from moeprof.capture.transformers.hooks.session import CaptureSession
+from moeprof.capture.transformers.traffic.step import PackedStep
 from moeprof.trace.rows import Phase, Request
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ContinuousBatches:
     """Follows the requests of the batch processors that run `model`."""
 
     def __init__(self, model: torch.nn.Module, session: CaptureSession, clock_base: float) -> None:
-        self._model = model
+        self._model = weakref.ref(model)
         self._session = session
         self._clock_base = clock_base
         self._known: dict[tuple[int, str], _Known] = {}
@@ -81,7 +81,8 @@ class ContinuousBatches:
         stack.callback(self._finish)
 
     def _around_compute_batch(self, compute: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if not any(value is self._model for value in (*args, *kwargs.values())):
+        model = self._model()
+        if not any(value is model for value in (*args, *kwargs.values())):
             return compute(*args, **kwargs)
         batch = self._batch(args, kwargs)
         if batch is None:

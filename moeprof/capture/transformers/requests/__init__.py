@@ -1,0 +1,1 @@
+"""Which request each row of a forward belongs to."""

@@ -1,0 +1,1 @@
+"""The routers of a model: finding them, reading what they return, and scores beside it."""

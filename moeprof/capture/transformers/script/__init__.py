@@ -1,0 +1,1 @@
+"""`capture run`: every model of a user's script, in one process or several."""
