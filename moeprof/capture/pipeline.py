@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,13 +65,14 @@ def open_pipeline(
         writer = open_writer()
         latch = FailureLatch()
         sink = TraceSink(writer, latch, limits.sampler)
-        _at_end(stack, sink.close)
+        at_end = partial(_at_end, stack, latch)
+        at_end(sink.close)
         handler = make_handler(sink, latch)
-        _at_end(stack, handler.finish)
-        drain = Drain(_dispatch(sink, handler), sink.tick, max_pending_bytes)
-        _at_end(stack, drain.close)
+        at_end(handler.finish)
+        drain = Drain(_dispatch(sink, handler, latch), sink.tick, max_pending_bytes)
+        at_end(drain.close)
         telemetry = TelemetrySampler(drain.offer, writer.clock_base)
-        _at_end(stack, telemetry.stop)
+        at_end(telemetry.stop)
         telemetry.start()
         if limits.duration_s is not None:
             _end_after(stack, limits.duration_s, drain)
@@ -78,10 +80,21 @@ def open_pipeline(
         yield Pipeline(drain, latch, recording, writer.clock_base)
 
 
-def _at_end(stack: ExitStack, action: Callable[[], object]) -> None:
-    """Let `stack` run `action`, but not in a process forked meanwhile: the trace is not its own."""
+def _at_end(stack: ExitStack, latch: FailureLatch, action: Callable[[], object]) -> None:
+    """Let `stack` run `action`, whose failure is ours alone.
+
+    Not in a process forked meanwhile: the trace is not its own.
+    """
     owner = os.getpid()
-    stack.callback(lambda: action() if os.getpid() == owner else None)
+
+    def run() -> None:
+        if os.getpid() == owner:
+            try:
+                action()
+            except Exception as error:
+                latch.trip(error, "ending the recording")
+
+    stack.callback(run)
 
 
 def _end_after(stack: ExitStack, seconds: float, drain: Drain) -> None:
@@ -105,7 +118,9 @@ def _claim(stack: ExitStack, path: Path) -> None:
     stack.callback(_being_written.discard, path)
 
 
-def _dispatch(sink: TraceSink, handler: Handler) -> Callable[[Sequence[Any]], None]:
+def _dispatch(
+    sink: TraceSink, handler: Handler, latch: FailureLatch
+) -> Callable[[Sequence[Any]], None]:
     def handle(items: Sequence[Any]) -> None:
         steps: list[Any] = []
         for item in items:
@@ -120,4 +135,10 @@ def _dispatch(sink: TraceSink, handler: Handler) -> Callable[[Sequence[Any]], No
                 steps.append(item)
         handler.handle(steps)
 
-    return handle
+    def handle_or_stop(items: Sequence[Any]) -> None:
+        try:
+            handle(items)
+        except Exception as error:
+            latch.trip(error, "handling a step")
+
+    return handle_or_stop

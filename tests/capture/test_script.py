@@ -457,7 +457,8 @@ def test_an_error_of_ours_is_one_line_and_the_model_runs(
         model = fresh("mixtral")
         for _ in range(2):
             assert model(torch.arange(5, 15)[None]).logits.shape == (1, 10, 64)
-    assert caplog.text.count("MixtralForCausalLM is not recorded: RuntimeError: ours") == 1
+    assert caplog.text.count("MixtralForCausalLM is not recorded: RuntimeError") == 1
+    assert "ours" not in caplog.text  # it might be a prompt
 
 
 def test_a_model_that_never_ran_leaves_no_trace(models: ScriptModels, torch: Any) -> None:

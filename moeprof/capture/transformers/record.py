@@ -164,9 +164,10 @@ def _check_model(model: Any, max_pending_bytes: int) -> None:
         raise InputError(
             f"{type(model).__name__} is an encoder-decoder; record decoder-only models"
         )
-    model_type = getattr(model.config, "model_type", "")
-    if model_type in UNFAITHFUL:
-        raise InputError(f"{model_type} cannot be recorded: {UNFAITHFUL[model_type]}")
+    for config in (model.config, model.config.get_text_config()):
+        if config.model_type in UNFAITHFUL:
+            why = UNFAITHFUL[config.model_type]
+            raise InputError(f"{config.model_type} cannot be recorded: {why}")
     if not max_pending_bytes > 0:  # also refuses NaN
         raise InputError(f"max_pending_bytes is {max_pending_bytes}, it must be above 0")
 

@@ -15,6 +15,7 @@ from typing import Any
 from moeprof.capture.failure import logger
 from moeprof.capture.importing import when_imported
 from moeprof.capture.transformers.boundaries import wrap_method
+from moeprof.errors import MoeprofError
 
 
 class ModelWatch:
@@ -96,7 +97,9 @@ class ModelWatch:
             self._met.update(inside)
             return True
         except Exception as error:
-            logger.error("%s is not recorded: %s: %s", _name(model), type(error).__name__, error)
+            # What is not ours may quote a prompt.
+            reason = str(error) if isinstance(error, MoeprofError) else type(error).__name__
+            logger.error("%s is not recorded: %s", _name(model), reason)
             return False
 
 
