@@ -1,4 +1,7 @@
-"""What a model runs on: devices as figures with sources, clusters of them, and a probe."""
+"""What a model runs on: devices as figures with sources, and clusters of them.
+
+`moeprof.hardware.probe` measures this machine; it is imported where that is asked for.
+"""
 
 from moeprof.hardware.cluster import Cluster
 from moeprof.hardware.figure import FIGURE_UNITS, Figure

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from moeprof.hardware import Cluster, HardwareList, HardwareProfile, Kind
 from moeprof.hardware.figure import Figure
 from moeprof.quantity import Quantity
 from moeprof.report.text.layout import clipped, pairs, table, wrapped
 from moeprof.report.wording import held_bytes, read_bytes
+
+if TYPE_CHECKING:
+    from moeprof.hardware.probe import HardwareProbe
 
 _GPU = {
     "memory": "memory_bytes",
@@ -64,6 +68,16 @@ def hardware_list_text(hardware: HardwareList) -> str:
     return "\n\n".join([*sections, "hardware show NAME gives every figure with its source."])
 
 
+def probe_text(probe: HardwareProbe) -> str:
+    """What was measured, what was not and why, and where it stands."""
+    profiles = [_profile(part.profile, part.count) for part in probe.parts]
+    missing = [wrapped(f"{what}: {why}", "  ") for what, why in probe.missing.items()]
+    sections = [*profiles, *(["\n".join(["Not measured", *missing])] if missing else [])]
+    if probe.path:
+        sections.append(f"Written to {probe.path}\nmoeprof hardware show {probe.path}")
+    return "\n\n".join(sections)
+
+
 def _table(profiles: Sequence[HardwareProfile], columns: dict[str, str]) -> str:
     rows = [
         [
@@ -76,9 +90,10 @@ def _table(profiles: Sequence[HardwareProfile], columns: dict[str, str]) -> str:
     return table(["name", "or", *columns], rows, left=2)
 
 
-def _profile(profile: HardwareProfile) -> str:
+def _profile(profile: HardwareProfile, count: int = 1) -> str:
     head = {"name": profile.name, "title": profile.title, "kind": _kind(profile)}
     more = {
+        "count": f"{count}" if count > 1 else "",
         "vendor": profile.vendor,
         "also called": ", ".join(profile.aliases),
         "scale-up link": profile.scale_up_link,
