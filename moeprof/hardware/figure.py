@@ -53,3 +53,8 @@ class Figure(Quantity):
     verified: bool = False
     method: str = ""
     by_threads: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def quantity(self) -> Quantity:
+        """The number as calculations take it, without the history of its measurement."""
+        return Quantity(self.value, self.unit, self.provenance, self.low, self.high, self.source)

@@ -60,12 +60,12 @@ class HardwareProfile(Result):
                 raise InputError(f"{self.name}: {name} must be in {unit}, not in {figure.unit}")
 
     def figure(self, name: str) -> Quantity:
-        """The figure called `name` (a key of `FIGURE_UNITS`).
+        """The figure called `name` (a key of `FIGURE_UNITS`), as calculations take it.
 
         Raises InputError where this profile has none: it is never taken from another device.
         """
         if name in self.figures:
-            return self.figures[name]
+            return self.figures[name].quantity
         if name not in FIGURE_UNITS:
             raise InputError(f"no hardware figure is called '{name}': {', '.join(FIGURE_UNITS)}")
         raise InputError(

@@ -127,7 +127,8 @@ def _details(figure: Figure) -> list[str]:
     """The band, the repeats and the method, where there are; and the source."""
     details = []
     if figure.low is not None and figure.high is not None and figure.low < figure.high:
-        low, high = _value(figure, figure.low, listed=True), _value(figure, figure.high)
+        low = _value(figure, figure.low, listed=True)
+        high = _value(figure, figure.high, listed=figure.unit == "bytes")
         details.append(f"between {low} and {high}")
     if figure.by_threads:
         pairs = ", ".join(f"{n}: {_value(figure, v, listed=True)}" for n, v in figure.by_threads)
