@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
-from moeprof.hardware import Cluster, HardwareList, describe_hardware
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.hardware import Cluster, HardwareList, describe_hardware, hardware_files
 from moeprof.report.text import hardware_text
 
 
@@ -21,5 +21,5 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[Cluster | HardwareList]:
     """Run the command."""
-    files = files_of(hardware, *hardware.split("+"))
-    return Answer(describe_hardware(hardware), hardware_text, json, inputs=files)
+    shown = describe_hardware(hardware)
+    return Answer(shown, hardware_text, json, inputs=hardware_files(hardware))

@@ -6,7 +6,13 @@
 from moeprof.hardware.cluster import Cluster
 from moeprof.hardware.figure import FIGURE_UNITS, Figure
 from moeprof.hardware.listing import HardwareList, describe_hardware, list_hardware
-from moeprof.hardware.loading import load_hardware, load_profile, profile_names, read_profile
+from moeprof.hardware.loading import (
+    hardware_files,
+    load_hardware,
+    load_profile,
+    profile_names,
+    read_profile,
+)
 from moeprof.hardware.profile import HardwareProfile, Kind, LinkRole
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "Kind",
     "LinkRole",
     "describe_hardware",
+    "hardware_files",
     "list_hardware",
     "load_hardware",
     "load_profile",

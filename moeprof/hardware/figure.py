@@ -27,6 +27,7 @@ FIGURE_UNITS: Mapping[str, str] = MappingProxyType(
         "scale_up_gpus": "GPUs",
         "all_to_all_bytes_per_s": "bytes/s",
         "all_reduce_bytes_per_s": "bytes/s",
+        "all_reduce_16k_s": "s",
         "host_link_bytes_per_s": "bytes/s",
         "host_link_effective_bytes_per_s": "bytes/s",
         "device_to_host_bytes_per_s": "bytes/s",

@@ -48,6 +48,14 @@ def read_parts(hardware: str | Path) -> tuple[Parts, int]:
     return parts, nodes
 
 
+def hardware_files(hardware: str) -> list[Path]:
+    """The user's own files among what `hardware` names."""
+    if _is_file(hardware.strip()):
+        return [Path(hardware.strip())]
+    named = (_TERM.fullmatch(term.strip()) for term in hardware.split("+"))
+    return [Path(term["name"]) for term in named if term and term["name"].endswith(".toml")]
+
+
 def profile_names(kind: Kind | None = None) -> tuple[str, ...]:
     """Names of the profiles that ship with moeprof, or of those of one kind, sorted."""
     return tuple(sorted(p.name for p in _profiles() if kind is None or p.kind is kind))

@@ -18,6 +18,7 @@ from moeprof.hardware import (
     HardwareList,
     Kind,
     describe_hardware,
+    hardware_files,
     list_hardware,
     load_hardware,
     load_profile,
@@ -183,6 +184,14 @@ def test_what_a_cluster_lacks_is_an_error_with_the_remedy() -> None:
         cluster.part("profile")
     with pytest.raises(InputError, match="b200-sxm: host_link_effective_bytes_per_s is not known"):
         _ = cluster.host_link_rate
+
+
+def test_files_of_the_users_own_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN_GPU, encoding="utf-8")
+    assert hardware_files("2x8xb200+epyc-9005") == []
+    assert hardware_files(f"4x{path}+grace+other.toml") == [path, Path("other.toml")]
+    assert hardware_files(str(path)) == [path]
 
 
 def test_what_has_no_gpu_is_described_alone() -> None:
