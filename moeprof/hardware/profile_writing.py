@@ -20,10 +20,10 @@ def write_machine(parts: Sequence[tuple[HardwareProfile, int]], path: Path) -> N
 
     Raises InputError where the file cannot be written.
     """
+    check_target(path, force=True)
     content = _HEAD + "".join(_part(profile, count) for profile, count in parts)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(content, encoding="utf-8")
         os.replace(draft, path)
     except OSError as error:
@@ -33,11 +33,20 @@ def write_machine(parts: Sequence[tuple[HardwareProfile, int]], path: Path) -> N
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Refuse a file that exists, before anything is measured. Raises InputError."""
+    """Make the folder of `path`, and refuse before anything is measured what would be refused then.
+
+    Raises InputError for a file that exists without `force`, a folder, or no place to write.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder, name a file")
     if path.exists() and not force:
         raise InputError(f"{path} exists, it will not be overwritten without --force")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written: no permission in {path.parent}")
 
 
 def _part(profile: HardwareProfile, count: int) -> str:
