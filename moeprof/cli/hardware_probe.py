@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, warn
 from moeprof.cli.limits import parse_bytes
 from moeprof.cli.progress import Progress
 from moeprof.hardware.probe import HardwareProbe, probe_hardware
@@ -48,4 +48,6 @@ def run(
         force=force,
         stage=Progress(quiet=quiet).stage,
     )
+    if probe.warning:
+        warn(probe.warning, quiet=quiet)
     return Answer(probe, probe_text, json)

@@ -15,13 +15,17 @@ from moeprof.hardware.profile import HardwareProfile
 _HEAD = "# Written by moeprof hardware probe. Correct or add figures here, each with its source.\n"
 
 
-def write_machine(parts: Sequence[tuple[HardwareProfile, int]], path: Path) -> None:
+def write_machine(
+    parts: Sequence[tuple[HardwareProfile, int]], path: Path, *, note: str = ""
+) -> None:
     """Write profiles, and how many of each the machine has, whole or not at all.
 
-    Raises InputError where the file cannot be written.
+    `note`, a line, becomes a comment at the head. Raises InputError where the file cannot be
+    written.
     """
     check_target(path, force=True)
-    content = _HEAD + "".join(_part(profile, count) for profile, count in parts)
+    head = _HEAD + (f"# {note}\n" if note else "")
+    content = head + "".join(_part(profile, count) for profile, count in parts)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(content, encoding="utf-8")

@@ -79,6 +79,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert max(map(len, out.splitlines())) <= 80 + len(str(path))
     assert "Not measured" in out and "STREAM triad" in out
     assert "measure memory ..." in err
+    assert out.count("busy") == 0  # a warning, on stderr
     assert main(["hardware", "show", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["inputs"][0]["path"] == str(path)
 
@@ -282,3 +283,15 @@ def test_sizes_that_fit_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moeprof.hardware.probe.memory.available_bytes", lambda: MIB)
     with pytest.raises(NotMeasuredError, match="too little free memory"):
         default_array_bytes()
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("load", "busy"), [(1.5, True), (0.1, False), (None, False)])
+def test_a_busy_machine_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: float | None, busy: bool
+) -> None:
+    monkeypatch.setattr("moeprof.hardware.probe.run.load_per_cpu", lambda: load)
+    path = tmp_path / "m.toml"
+    probe = probe_hardware(path, skip=["memory", "gemm", "drive"])
+    assert ("was busy, load 1.5 a CPU" in probe.warning) is busy
+    assert ("# this machine was busy" in path.read_text()) is busy

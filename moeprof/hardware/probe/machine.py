@@ -42,6 +42,14 @@ def available_bytes() -> int:
     return min((n for n in (_meminfo("MemAvailable"), _limit()) if n), default=_GIB)
 
 
+def load_per_cpu() -> float | None:
+    """Programs that wanted a CPU over the last minute, by CPU; None where it is not known."""
+    try:
+        return os.getloadavg()[0] / cpu_count()
+    except (OSError, AttributeError):
+        return None
+
+
 def slug(name: str) -> str:
     """`name` as a profile's name: lower case, words joined by '-'."""
     plain = re.sub(r"\((r|tm)\)", "", name.lower())

@@ -11,7 +11,13 @@ from moeprof.errors import InputError
 from moeprof.hardware.figure import Figure
 from moeprof.hardware.probe.drive import DEFAULT_BYTES, drive_title, probe_drive
 from moeprof.hardware.probe.gpu import FoundGpu, find_gpus, probe_copies, torch_device
-from moeprof.hardware.probe.machine import cpu_count, cpu_name, memory_bytes, slug
+from moeprof.hardware.probe.machine import (
+    cpu_count,
+    cpu_name,
+    load_per_cpu,
+    memory_bytes,
+    slug,
+)
 from moeprof.hardware.probe.measurement import NotMeasuredError, reported
 from moeprof.hardware.probe.memory import probe_memory
 from moeprof.hardware.probe.products import find_torch, probe_numpy, probe_torch
@@ -22,6 +28,7 @@ from moeprof.result import Result
 STEPS = ("memory", "gemm", "drive", "gpu")
 Stage = Callable[[str], AbstractContextManager[object]]
 _SECONDS = 1.0
+_BUSY = 0.5  # of a CPU
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,26 @@ class ProbedPart(Result):
 
 @dataclass(frozen=True)
 class HardwareProbe(Result):
-    """What was found, what was not measured and why, and the file it was written to."""
+    """What was found, what was not measured and why, and the file it was written to.
+
+    `load_per_cpu` is what else ran in the minute before: above one half the rates are this
+    machine's under that load, not its own.
+    """
 
     parts: list[ProbedPart]
     missing: Mapping[str, str] = field(hash=False)
     path: str | None = None
+    load_per_cpu: float | None = None
+
+    @property
+    def warning(self) -> str:
+        """A sentence where the machine was too busy to be measured well, else nothing."""
+        if self.load_per_cpu is None or self.load_per_cpu <= _BUSY:
+            return ""
+        return (
+            f"this machine was busy, load {self.load_per_cpu:.1f} a CPU before the probe: "
+            "its rates may be higher"
+        )
 
 
 def probe_hardware(
@@ -63,15 +85,17 @@ def probe_hardware(
     if output is not None:
         check_target(Path(output), force=force)
     folder = Path(drive_folder or (Path(output).parent if output else "."))
+    load = load_per_cpu()
     probe = _Probe(seconds, frozenset(skip), stage, {})
     parts = [
         ProbedPart(probe.host(array_bytes)),
         *probe.gpus(),
         *probe.drive(folder, drive_bytes),
     ]
+    result = HardwareProbe(parts, probe.missing, None if output is None else str(output), load)
     if output is not None:
-        write_machine([(part.profile, part.count) for part in parts], Path(output))
-    return HardwareProbe(parts, probe.missing, None if output is None else str(output))
+        write_machine([(p.profile, p.count) for p in parts], Path(output), note=result.warning)
+    return result
 
 
 def _check(
