@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from moeprof.capture import capture_transformers, record
     from moeprof.demo import run_demo
     from moeprof.errors import MoeprofError
-    from moeprof.hardware import load_hardware
+    from moeprof.hardware import describe_hardware, list_hardware, load_hardware
+    from moeprof.hardware.probe import probe_hardware
     from moeprof.model import MoEModel, describe_model, load_model
     from moeprof.projection import project_deployment, project_memory
     from moeprof.quantity import Provenance, Quantity
@@ -54,14 +55,17 @@ _HOMES = {
     "analyze_load": "analysis",
     "analyze_specialization": "analysis",
     "capture_transformers": "capture",
+    "describe_hardware": "hardware",
     "describe_model": "model",
     "describe_trace": "trace",
     "gather_report": "report",
+    "list_hardware": "hardware",
     "load_hardware": "hardware",
     "load_model": "model",
     "lru_curve": "cache",
     "merge_traces": "trace",
     "open_trace": "trace",
+    "probe_hardware": "hardware.probe",
     "project_deployment": "projection",
     "project_memory": "projection",
     "record": "capture",
@@ -87,14 +91,17 @@ __all__ = [
     "analyze_load",
     "analyze_specialization",
     "capture_transformers",
+    "describe_hardware",
     "describe_model",
     "describe_trace",
     "gather_report",
+    "list_hardware",
     "load_hardware",
     "load_model",
     "lru_curve",
     "merge_traces",
     "open_trace",
+    "probe_hardware",
     "project_deployment",
     "project_memory",
     "record",

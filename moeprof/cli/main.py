@@ -30,7 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),
     "hardware list": ("hardware_list", "the hardware profiles that come with moeprof"),
-    "hardware show": ("hardware_show", "every figure of a profile with its source"),
+    "hardware show": ("hardware_show", "every figure of a machine or device with its source"),
+    "hardware probe": ("hardware_probe", "measure this machine into a profile"),
 }
 
 INTERRUPTED = 130

@@ -11,6 +11,7 @@ import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
 from moeprof.errors import InfeasibleError
+from moeprof.hardware import hardware_files
 from moeprof.projection import DeploymentProjection, project_deployment
 from moeprof.report.text import projection_text
 
@@ -52,5 +53,9 @@ def run(
     )
     code = 0 if projection.fits else InfeasibleError.exit_code
     return Answer(
-        projection, projection_text, json, inputs=files_of(model, hardware), exit_code=code
+        projection,
+        projection_text,
+        json,
+        inputs=[*files_of(model), *hardware_files(hardware)],
+        exit_code=code,
     )

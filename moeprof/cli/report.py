@@ -13,6 +13,7 @@ import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.traces import TraceArgument, open_and_warn
+from moeprof.hardware import hardware_files
 from moeprof.model import load_model
 from moeprof.report import ReportFile, check_targets, gather_report, write_report
 from moeprof.report.text import report_text
@@ -42,7 +43,9 @@ def run(
         command=_command(trace, hardware, model),
     )
     written = write_report(contents, output, png_dir=png, force=force)
-    return Answer(written, report_text, json, inputs=[trace, *files_of(model, hardware)])
+    return Answer(
+        written, report_text, json, inputs=[trace, *files_of(model), *hardware_files(hardware)]
+    )
 
 
 def _command(trace: Path, hardware: str, model: str | None) -> str:

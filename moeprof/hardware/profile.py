@@ -1,47 +1,57 @@
-"""One GPU as figures, each with its unit, its source and where it comes from.
+"""One device as figures, each with its unit, its source and where it comes from.
 
 A figure that nobody published is absent, and asking for it raises: nothing is filled in from a
-similar chip. The figures of the GPUs that ship stand in `profiles/*.toml`, none in code.
+similar chip. The figures of the devices that ship stand in `profiles/`, none in code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from moeprof.errors import InputError
+from moeprof.hardware.figure import FIGURE_UNITS, Figure
 from moeprof.quantity import Quantity
 from moeprof.result import Result
 
-# Every figure a profile may hold, and its unit. Bandwidths of links are one way.
-FIGURE_UNITS = {
-    "memory_bytes": "bytes",
-    "memory_bandwidth_bytes_per_s": "bytes/s",
-    "dense_tflops_bf16": "TFLOP/s",
-    "dense_tflops_fp8": "TFLOP/s",
-    "dense_tflops_fp4": "TFLOP/s",
-    "scale_up_bytes_per_s": "bytes/s",
-    "scale_up_gpus": "GPUs",
-    "host_link_bytes_per_s": "bytes/s",
-    "host_link_effective_bytes_per_s": "bytes/s",
-    "power_w": "W",
-    "price_usd_per_gpu_hour": "USD/h",
-}
+
+class Kind(StrEnum):
+    """What a device is, and so which place of a cluster it can take."""
+
+    GPU = "gpu"
+    SOC = "soc"  # GPU and host in one, with one memory
+    HOST = "host"  # CPU sockets with their memory, by the modules in it
+    LINK = "link"
+    DRIVE = "drive"
+
+
+class LinkRole(StrEnum):
+    """What a link joins."""
+
+    HOST = "host"  # a GPU and its host
+    SCALE_UP = "scale-up"  # the GPUs of a node
+    NETWORK = "network"  # nodes
 
 
 @dataclass(frozen=True)
 class HardwareProfile(Result):
-    """A GPU. `scale_up_link` and `host_link` name the links that the figures are about."""
+    """A device. `scale_up_link` and `host_link` name the links that a GPU's figures are about."""
 
     name: str
     title: str
     vendor: str
-    figures: Mapping[str, Quantity] = field(hash=False)
+    figures: Mapping[str, Figure] = field(hash=False)
     scale_up_link: str = ""
     host_link: str = ""
     aliases: tuple[str, ...] = ()
+    kind: Kind = Kind.GPU
+    role: LinkRole | None = None  # of a link
 
     def __post_init__(self) -> None:
+        if (self.role is None) == (self.kind is Kind.LINK):
+            roles = ", ".join(LinkRole)
+            raise InputError(f"{self.name}: role: a link has one of {roles}, others have none")
         for name, figure in self.figures.items():
             unit = FIGURE_UNITS.get(name)
             if unit is None:
@@ -50,52 +60,29 @@ class HardwareProfile(Result):
                 raise InputError(f"{self.name}: {name} must be in {unit}, not in {figure.unit}")
 
     def figure(self, name: str) -> Quantity:
-        """The figure called `name` (a key of `FIGURE_UNITS`).
+        """The figure called `name` (a key of `FIGURE_UNITS`), as calculations take it.
 
-        Raises InputError where this profile has none: it is never taken from another GPU.
+        Raises InputError where this profile has none: it is never taken from another device.
         """
         if name in self.figures:
-            return self.figures[name]
+            return self.figures[name].quantity
         if name not in FIGURE_UNITS:
             raise InputError(f"no hardware figure is called '{name}': {', '.join(FIGURE_UNITS)}")
         raise InputError(
-            f"{self.name}: {name} is not known; state it with its source in a profile of your own"
+            f"{self.name}: {name} is not known; state it with its source in a profile of your own, "
+            "or measure it there: moeprof hardware probe"
         )
 
     @property
     def memory_bytes(self) -> Quantity:
-        """Memory of one GPU, as its datasheet counts (GB of 10^9 bytes)."""
+        """Memory of one device, as its datasheet counts (GB of 10^9 bytes)."""
         return self.figure("memory_bytes")
 
     @property
     def memory_bandwidth(self) -> Quantity:
-        """Peak bytes/s between one GPU and its memory."""
+        """Peak bytes/s between one device and its memory."""
         return self.figure("memory_bandwidth_bytes_per_s")
 
     def dense_tflops(self, dtype: str) -> Quantity:
         """Peak TFLOP/s of dense matrix products in bf16, fp8 or fp4."""
         return self.figure(f"dense_tflops_{dtype}")
-
-
-@dataclass(frozen=True)
-class Cluster(Result):
-    """`nodes` machines with `gpus_per_node` GPUs of one profile each."""
-
-    profile: HardwareProfile
-    nodes: int = 1
-    gpus_per_node: int = 1
-
-    def __post_init__(self) -> None:
-        if self.nodes < 1 or self.gpus_per_node < 1:
-            raise InputError(f"a cluster of {self.nodes} x {self.gpus_per_node} GPUs has none")
-
-    @property
-    def gpus(self) -> int:
-        """GPUs in all."""
-        return self.nodes * self.gpus_per_node
-
-    @property
-    def name(self) -> str:
-        """As `load_hardware` reads it: 8xh200-sxm, 2x8xb200-sxm."""
-        nodes = f"{self.nodes}x" if self.nodes > 1 else ""
-        return f"{nodes}{self.gpus_per_node}x{self.profile.name}"

@@ -2,7 +2,7 @@
 
 from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
-from moeprof.report.text.hardware import hardware_list_text, hardware_text
+from moeprof.report.text.hardware import hardware_list_text, hardware_text, probe_text
 from moeprof.report.text.load import load_text
 from moeprof.report.text.memory import ledger_text, projection_text
 from moeprof.report.text.model import model_text, models_text
@@ -18,6 +18,7 @@ __all__ = [
     "load_text",
     "model_text",
     "models_text",
+    "probe_text",
     "projection_text",
     "report_text",
     "trace_info_text",
