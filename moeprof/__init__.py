@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from moeprof.analysis import analyze_load, analyze_specialization, sampling_error
+    from moeprof.analysis import (
+        analyze_load,
+        analyze_locality,
+        analyze_specialization,
+        sampling_error,
+    )
     from moeprof.cache import lru_curve
     from moeprof.capture import capture_transformers, record
     from moeprof.demo import run_demo
@@ -52,6 +57,7 @@ _HOMES = {
     "Trace": "trace",
     "TraceWriter": "trace",
     "analyze_load": "analysis",
+    "analyze_locality": "analysis",
     "analyze_specialization": "analysis",
     "capture_transformers": "capture",
     "describe_model": "model",
@@ -85,6 +91,7 @@ __all__ = [
     "TraceWriter",
     "__version__",
     "analyze_load",
+    "analyze_locality",
     "analyze_specialization",
     "capture_transformers",
     "describe_model",

@@ -26,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("info", "what is in a trace"),
     "validate": ("validate", "check every invariant and checksum of a trace"),
     "analyze load": ("analyze_load", "load by expert, layer, phase, label and over time"),
+    "analyze locality": (
+        "analyze_locality",
+        "reuse over time, working sets, distinct experts by batch",
+    ),
     "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),

@@ -4,6 +4,7 @@ from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
 from moeprof.report.text.hardware import hardware_list_text, hardware_text
 from moeprof.report.text.load import load_text
+from moeprof.report.text.locality import locality_text
 from moeprof.report.text.memory import ledger_text, projection_text
 from moeprof.report.text.model import model_text, models_text
 from moeprof.report.text.report import report_text
@@ -16,6 +17,7 @@ __all__ = [
     "hardware_text",
     "ledger_text",
     "load_text",
+    "locality_text",
     "model_text",
     "models_text",
     "projection_text",
