@@ -107,11 +107,41 @@ def _find_runs(trace: Trace) -> _Runs:
         raise InputError(f"{trace}: holds no decode tokens, whose locality this is")
     request, position = trace.request[decode], trace.position[decode]
     order = np.lexsort((position, request))  # stable: a position that comes twice keeps its order
-    request, position = request[order], position[order]
+    return _runs_of(decode[order], request[order], position[order])
+
+
+def _runs_of(
+    rows: NDArray[np.int64], request: NDArray[np.int32], position: NDArray[np.int32]
+) -> _Runs:
+    """The runs of `rows` in order of `request` and `position`, which are those of each row."""
     other = np.diff(request) != 0
     gap = other | (np.diff(position) != 1)
-    starts = np.concatenate([[0], np.flatnonzero(gap) + 1, [len(order)]])
-    return _Runs(decode[order], starts, np.concatenate([[0], np.cumsum(other)]))
+    starts = np.concatenate([[0], np.flatnonzero(gap) + 1, [len(rows)]])
+    return _Runs(rows, starts, np.concatenate([[0], np.cumsum(other)]))
+
+
+def repeats_of(
+    request: NDArray[np.int32],
+    position: NDArray[np.int32],
+    experts: NDArray[np.unsignedinteger],
+    size: int,
+) -> NDArray[np.float64]:
+    """[LAGS] repeat by lag of experts [tokens, layers, k] below `size`; NaN where no two tokens.
+
+    Tokens in order of `request` and `position`, all of whatever phase.
+    """
+    from moeprof.analysis.kernels import walk_reuse
+
+    runs = _runs_of(np.arange(len(request)), request, position)
+    repeats = np.zeros((len(LAGS), 2), np.int64)
+    gaps = np.zeros(1, np.int64)
+    there = np.ones(len(request), bool)
+    for layer in range(experts.shape[1]):
+        ids = experts[:, layer]
+        walk_reuse(*runs, ids, there, size, LAGS, repeats, gaps)
+    pairs = np.where(repeats[:, 1] > 0, repeats[:, 1], np.nan)
+    share: NDArray[np.float64] = repeats[:, 0] / pairs / experts.shape[2]
+    return share
 
 
 def _walk(trace: Trace, layer: int, runs: _Runs) -> _Layer:
@@ -158,7 +188,8 @@ def _distinct(uses: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     missed = 1 - uses[tokens > 0] / tokens[tokens > 0, None]
     products = mean_products(missed, max(BATCHES))
     sizes = [size for size in BATCHES if size <= len(missed)]
-    return (1 - products[sizes]).sum(axis=1)
+    distinct: NDArray[np.float64] = (1 - products[sizes]).sum(axis=1)
+    return distinct
 
 
 def _means(sizes: NDArray[np.int64], sums: list[NDArray[np.int64]], of: int) -> dict[int, float]:

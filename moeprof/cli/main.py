@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "capture run": ("capture_run", "run your own script and record the models in it"),
     "info": ("info", "what is in a trace"),
     "validate": ("validate", "check every invariant and checksum of a trace"),
+    "synth": ("synth", "make up routing, by targets or like a recording"),
     "analyze load": ("analyze_load", "load by expert, layer, phase, label and over time"),
     "analyze locality": (
         "analyze_locality",

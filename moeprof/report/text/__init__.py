@@ -8,6 +8,7 @@ from moeprof.report.text.locality import locality_text
 from moeprof.report.text.memory import ledger_text, projection_text
 from moeprof.report.text.model import model_text, models_text
 from moeprof.report.text.report import report_text
+from moeprof.report.text.synth import judgement_text, synth_text
 from moeprof.report.text.trace import trace_info_text
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "findings_text",
     "hardware_list_text",
     "hardware_text",
+    "judgement_text",
     "ledger_text",
     "load_text",
     "locality_text",
@@ -22,5 +24,6 @@ __all__ = [
     "models_text",
     "projection_text",
     "report_text",
+    "synth_text",
     "trace_info_text",
 ]
