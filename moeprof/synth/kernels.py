@@ -8,48 +8,47 @@ from numpy.typing import NDArray
 
 _WIDTH = 16  # weights summed together, so that a draw looks at E / 16 sums and 16 weights
 _SCALE = 1.0 / (1 << 53)
+_COINS = 1 << 11
+_STRIDE = 8  # tokens after which what experts are owed is added to their weights
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _uniform(seed: np.uint64, counter: np.uint64) -> float:
-    """The number in [0, 1) that stands at `counter` in the sequence of `seed`.
+def _random(seed: np.uint64, counter: np.uint64) -> np.uint64:
+    """The 64 bits that stand at `counter` in the sequence of `seed`.
 
     SplitMix64 (Steele, Lea, Flood 2014, doi:10.1145/2714064.2660195), entered anywhere.
     """
     mixed = seed + counter * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed = mixed ^ (mixed >> np.uint64(31))
-    return np.float64(mixed >> np.uint64(11)) * _SCALE
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _height(
-    row: int, slot: int, k: int, common: float, seed: np.uint64, common_seed: np.uint64
-) -> float:
-    """Where a slot draws in [0, 1): with probability `common` where it does in every layer."""
-    counter = np.uint64(row * k + slot)
-    own: float = _uniform(seed, np.uint64(2) * counter)
-    if common > 0.0 and _uniform(seed, np.uint64(2) * counter + np.uint64(1)) < common:
-        own = _uniform(common_seed, counter)
-    return own
+def _height(counter: int, common: np.uint64, seed: np.uint64, common_seed: np.uint64) -> float:
+    """Where a slot draws in [0, 1): in `common` of _COINS cases, where it does in every layer.
+
+    The high 53 bits are the number, the low ones, which it does not hold, the coin.
+    """
+    bits = _random(seed, np.uint64(counter))
+    if (bits & np.uint64(_COINS - 1)) < common:
+        bits = _random(common_seed, np.uint64(counter))
+    height: float = np.float64(bits >> np.uint64(11)) * _SCALE
+    return height
 
 
 @njit(cache=True, nogil=True, inline="always")
 def _weigh(
     level: NDArray[np.float64],
-    growth: NDArray[np.float64],
     gain: NDArray[np.float64],
     rank: NDArray[np.unsignedinteger],
     weights: NDArray[np.float64],
     sums: NDArray[np.float64],
 ) -> float:
-    """One token's weights: `level`, which grows, times the gain of each expert's recency.
+    """One token's weights: `level` times the gain of each expert's recency.
 
     Fills `weights` [sums x _WIDTH] and `sums`, and returns the total.
     """
-    for expert in range(level.shape[0]):
-        level[expert] *= growth[expert]
     for expert in range(level.shape[0]):
         weights[expert] = level[expert] * gain[rank[expert]]
     total = 0.0
@@ -107,13 +106,16 @@ def _last(weights: NDArray[np.float64]) -> int:
 
 @njit(cache=True, nogil=True, inline="always")
 def _remove(expert: int, weights: NDArray[np.float64], sums: NDArray[np.float64]) -> float:
-    """Take `expert` out of the draw; returns the total that is left, summed afresh."""
+    """Take `expert` out of the draw; returns what is then less.
+
+    Its block is summed afresh: a difference of sums would not be exact where it was most of them.
+    """
+    block = expert // _WIDTH
+    before = sums[block]
     weights[expert] = 0.0
-    sums[expert // _WIDTH] = _block_sum(expert // _WIDTH, weights)
-    total = 0.0
-    for block in range(sums.shape[0]):
-        total += sums[block]
-    return total
+    sums[block] = _block_sum(block, weights)
+    less: float = before - sums[block]
+    return less
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -162,21 +164,24 @@ def route_layer(
     sums = np.zeros(len(rank) // _WIDTH)
     owed = np.zeros(experts)
     paid = np.exp(-steering)
+    coins = np.uint64(common * _COINS)
     for span in range(profile.shape[0]):
         wanted, gains = share[profile[span]], gain[kind[span]]
         if fresh[span]:
             rank[:] = experts
-        growth[:experts] = np.exp(steering * wanted)
+        growth[:experts] = np.exp(steering * _STRIDE * wanted)
         level[:experts] = wanted * np.exp(steering * owed)
         owed += wanted * (starts[span + 1] - starts[span])
         for place in range(starts[span], starts[span + 1]):
             row = rows[place]
-            total = _weigh(level, growth, gains, rank, weights, sums)
+            if (place - starts[span]) % _STRIDE == _STRIDE - 1:
+                level *= growth
+            total = _weigh(level, gains, rank, weights, sums)
             for slot in range(k):
-                height = _height(row, slot, k, common, seed, common_seed)
+                height = _height(row * k + slot, coins, seed, common_seed)
                 expert = _draw(height * total, weights, sums)
                 out[row, slot] = expert
-                total = _remove(expert, weights, sums)
+                total -= _remove(expert, weights, sums)
                 level[expert] *= paid
                 owed[expert] -= 1.0
             _use(out[row], rank)

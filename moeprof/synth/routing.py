@@ -50,9 +50,10 @@ class RoutingModel:
 
     def draw(self, schedule: Schedule, seed: int) -> NDArray[np.unsignedinteger]:
         """[tokens, L, k] experts for the tokens of `schedule`. Same seed, same experts."""
-        out: NDArray[np.unsignedinteger] = np.empty(
-            (len(schedule), self.layers, self.top_k), expert_dtype(self.experts)
-        )
+        # By layer in memory: each is written by one thread
+        shape = (self.layers, len(schedule), self.top_k)
+        out: NDArray[np.unsignedinteger]
+        out = np.empty(shape, expert_dtype(self.experts)).swapaxes(0, 1)
         self.draw_spans(schedule.spans(), seed, out)
         return out
 
