@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeprof.analysis import analyze_load, analyze_locality
@@ -17,6 +17,7 @@ from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
 from moeprof.model.presets import preset_names
 from moeprof.synth import (
+    RoutingModel,
     RoutingTargets,
     Shape,
     SynthResult,
@@ -58,6 +59,22 @@ def test_shares_are_at_most_1_and_sum_to_k(data: st.DataObject) -> None:
 def test_shares_have_the_imbalance_that_was_asked_for(shape: Shape, imbalance: float) -> None:
     share = target_shares(imbalance, shape, 32, 4, np.random.default_rng(0))
     assert share.max() * 32 / 4 == pytest.approx(imbalance, rel=1e-3)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_what_is_drawn_keeps_the_laws_of_routing(data: st.DataObject) -> None:
+    experts = data.draw(st.integers(2, 300))
+    top_k = data.draw(st.integers(1, min(experts, 12)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    weight = rng.lognormal(0, data.draw(st.floats(0, 6)), (2, 64, experts))
+    share = shares_of(weight, top_k).astype(np.float32)
+    gain = np.exp(rng.normal(0, data.draw(st.floats(0, 8)), (2, 2, experts + 1)))
+    routing = RoutingModel(share, gain, top_k, common=data.draw(st.floats(0, 0.99)))
+    schedule = served_schedule(ONE, 200, ["all"], 64, rng)
+    ids = routing.draw(schedule, 5)
+    assert ids.max() < experts
+    assert (np.diff(np.sort(ids.astype(int), axis=2)) > 0).all()
 
 
 def test_profiles_differ_and_their_mean_does_not() -> None:
