@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from moeprof.errors import InputError
 from moeprof.trace import Phase, Request, Trace
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Spans(NamedTuple):
@@ -100,24 +102,47 @@ def recorded_schedule(trace: Trace, rows: NDArray[np.int64] | None = None) -> Sc
 
 
 def repeated_schedule(schedule: Schedule, tokens: int) -> Schedule:
-    """`tokens` tokens of `schedule`, over and over, each time as new requests."""
-    row, copy = np.arange(tokens) % len(schedule), np.arange(tokens) // len(schedule)
+    """`tokens` tokens of `schedule`, over and over, each time as new requests.
+
+    What is less than all of it is a choice of its batches from everywhere, since those that come
+    first may be of one kind.
+    """
+    copies, rest = divmod(tokens, len(schedule))
+    rows = [np.arange(len(schedule))] * copies + [_some_rows(schedule, rest)]
+    row = np.concatenate(rows)
+    copy = np.repeat(np.arange(copies + 1), [len(part) for part in rows])
     count, steps = len(schedule.requests), int(schedule.step[-1]) + 1
+    request = schedule.request[row] + count * copy
+    present, renumbered = np.unique(request, return_inverse=True)
     requests = [
-        Request(index, known.label, None, known.prompt_tokens, known.output_tokens)
-        for index in range(count * (int(copy[-1]) + 1))
-        for known in [schedule.requests[index % count]]
+        replace(schedule.requests[known % count], index=index)
+        for index, known in enumerate(present.tolist())
     ]
-    request = (schedule.request[row] + count * copy).astype(np.int32)
-    present = np.unique(request)
     return Schedule(
-        schedule.step[row] + steps * copy,
-        request,
+        np.unique(schedule.step[row] + steps * copy, return_inverse=True)[1].astype(np.int64),
+        renumbered.astype(np.int32),
         schedule.position[row],
         schedule.phase[row],
         schedule.profile[row],
-        [requests[index] for index in present.tolist()],
+        requests,
     )
+
+
+def _some_rows(schedule: Schedule, tokens: int) -> NDArray[np.int64]:
+    """The first `tokens` rows of as few batches as hold them, chosen evenly from all.
+
+    A batch is what runs between two moments at which no request is under way: requests that ran
+    together stay together. Where there is no such moment, all is one batch.
+    """
+    last = np.zeros(len(schedule.requests), np.int64)
+    last[schedule.request] = np.arange(len(schedule))  # the later of two stays
+    under_way = np.maximum.accumulate(last[schedule.request])
+    ends = (under_way == np.arange(len(schedule)))[:-1] & (np.diff(schedule.step) > 0)
+    batch = np.concatenate([[0], np.cumsum(ends)])
+    length = np.bincount(batch)
+    order = np.argsort(np.arange(len(length)) * _GOLDEN % 1.0)  # the first few lie far apart
+    enough = int(np.searchsorted(np.cumsum(length[order]), tokens)) + 1
+    return np.flatnonzero(np.isin(batch, order[:enough]))[:tokens]
 
 
 @dataclass(frozen=True)

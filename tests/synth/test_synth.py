@@ -195,7 +195,11 @@ def test_the_rows_of_a_repeated_schedule_are_new_requests(trace: Trace) -> None:
     twice = repeated_schedule(schedule, 2 * len(schedule) + 7)
     assert len(twice) == 2 * len(schedule) + 7
     assert len(twice.requests) == 2 * len(schedule.requests) + 1
-    assert (np.diff(twice.step) >= 0).all()
+    assert set(np.diff(twice.step)) <= {0, 1}
+    np.testing.assert_array_equal(twice.request[: len(schedule)], schedule.request)
+    few = repeated_schedule(schedule, len(schedule) // 3)
+    assert len(few) == len(schedule) // 3
+    assert len(few.requests) == len(schedule.requests) // 3
 
 
 def test_a_fit_needs_order_and_the_same_shape(tmp_path: Path, trace: Trace) -> None:
