@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from moeprof.analysis import analyze_load, analyze_specialization, sampling_error
+    from moeprof.analysis import (
+        analyze_load,
+        analyze_locality,
+        analyze_specialization,
+        sampling_error,
+    )
     from moeprof.cache import lru_curve
     from moeprof.capture import capture_transformers, record
     from moeprof.demo import run_demo
@@ -27,6 +32,13 @@ if TYPE_CHECKING:
     from moeprof.projection import project_deployment, project_memory
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
+    from moeprof.synth import (
+        RoutingTargets,
+        Traffic,
+        fit_routing,
+        judge_fit,
+        synthesize_trace,
+    )
     from moeprof.trace import (
         Phase,
         Request,
@@ -49,16 +61,21 @@ _HOMES = {
     "Provenance": "quantity",
     "Quantity": "quantity",
     "Request": "trace",
+    "RoutingTargets": "synth",
     "TokenRows": "trace",
     "Trace": "trace",
     "TraceWriter": "trace",
+    "Traffic": "synth",
     "analyze_load": "analysis",
+    "analyze_locality": "analysis",
     "analyze_specialization": "analysis",
     "capture_transformers": "capture",
     "describe_hardware": "hardware",
     "describe_model": "model",
     "describe_trace": "trace",
+    "fit_routing": "synth",
     "gather_report": "report",
+    "judge_fit": "synth",
     "list_hardware": "hardware",
     "load_hardware": "hardware",
     "load_model": "model",
@@ -72,6 +89,7 @@ _HOMES = {
     "run_demo": "demo",
     "sampling_error": "analysis",
     "synthesize_rows": "trace",
+    "synthesize_trace": "synth",
     "validate_trace": "trace",
     "write_counts": "trace",
     "write_report": "report",
@@ -84,17 +102,22 @@ __all__ = [
     "Provenance",
     "Quantity",
     "Request",
+    "RoutingTargets",
     "TokenRows",
     "Trace",
     "TraceWriter",
+    "Traffic",
     "__version__",
     "analyze_load",
+    "analyze_locality",
     "analyze_specialization",
     "capture_transformers",
     "describe_hardware",
     "describe_model",
     "describe_trace",
+    "fit_routing",
     "gather_report",
+    "judge_fit",
     "list_hardware",
     "load_hardware",
     "load_model",
@@ -108,6 +131,7 @@ __all__ = [
     "run_demo",
     "sampling_error",
     "synthesize_rows",
+    "synthesize_trace",
     "validate_trace",
     "write_counts",
     "write_report",

@@ -1,7 +1,8 @@
-"""Pure functions from a trace to a result: load, specialization, sampling error."""
+"""Pure functions from a trace to a result: load, locality, specialization, sampling error."""
 
 from moeprof.analysis.counting import expert_load
 from moeprof.analysis.load import LayerLoad, LoadResult, analyze_load
+from moeprof.analysis.locality import LocalityResult, analyze_locality
 from moeprof.analysis.sampling import LayerSamplingError, SamplingError, sampling_error
 from moeprof.analysis.specialization import SpecializationResult, analyze_specialization
 
@@ -9,9 +10,11 @@ __all__ = [
     "LayerLoad",
     "LayerSamplingError",
     "LoadResult",
+    "LocalityResult",
     "SamplingError",
     "SpecializationResult",
     "analyze_load",
+    "analyze_locality",
     "analyze_specialization",
     "expert_load",
     "sampling_error",

@@ -25,7 +25,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "capture run": ("capture_run", "run your own script and record the models in it"),
     "info": ("info", "what is in a trace"),
     "validate": ("validate", "check every invariant and checksum of a trace"),
+    "synth": ("synth", "make up routing, by targets or like a recording"),
     "analyze load": ("analyze_load", "load by expert, layer, phase, label and over time"),
+    "analyze locality": (
+        "analyze_locality",
+        "reuse over time, working sets, distinct experts by batch",
+    ),
     "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),

@@ -4,9 +4,11 @@ from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
 from moeprof.report.text.hardware import hardware_list_text, hardware_text, probe_text
 from moeprof.report.text.load import load_text
+from moeprof.report.text.locality import locality_text
 from moeprof.report.text.memory import ledger_text, projection_text
 from moeprof.report.text.model import model_text, models_text
 from moeprof.report.text.report import report_text
+from moeprof.report.text.synth import judgement_text, synth_text
 from moeprof.report.text.trace import trace_info_text
 
 __all__ = [
@@ -14,12 +16,15 @@ __all__ = [
     "findings_text",
     "hardware_list_text",
     "hardware_text",
+    "judgement_text",
     "ledger_text",
     "load_text",
+    "locality_text",
     "model_text",
     "models_text",
     "probe_text",
     "projection_text",
     "report_text",
+    "synth_text",
     "trace_info_text",
 ]
