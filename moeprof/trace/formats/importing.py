@@ -1,0 +1,381 @@
+"""Any known format to a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from moeprof.errors import InputError
+from moeprof.model import MoEModel, load_model
+from moeprof.result import Result
+from moeprof.trace.counts import write_counts
+from moeprof.trace.folder import drafted, refuse_existing
+from moeprof.trace.formats.block import Block, CountTable, Findings, Import, Options
+from moeprof.trace.formats.cleaning import WARM_UP, cleaned, interleaving, recorded_places
+from moeprof.trace.formats.reading import reading
+from moeprof.trace.formats.registry import choose_format
+from moeprof.trace.rows import TokenRows
+from moeprof.trace.schema import expert_dtype
+from moeprof.trace.writer import TraceWriter
+
+_KEPT_BYTES = 256 << 20  # a file whose rows take less is read once, a larger one twice
+
+
+@dataclass(frozen=True)
+class ImportResult(Result):
+    """A trace made of foreign files. `skipped` counts what was left out, by reason."""
+
+    path: str
+    format: str
+    tokens: int
+    requests: int
+    layers: int
+    experts: int
+    top_k: int
+    counts_only: bool
+    skipped: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Survey:
+    """What all rows have in common: known once a file was read to its end."""
+
+    layers: set[int] = field(default_factory=set)
+    highest_id: int = -1
+    top_k: int | None = None
+    tokens: int = 0
+    token_ids: bool = False
+    weights: bool | None = None
+    repeated: int = 0  # places that name an expert twice
+    ascending: bool = True  # ids, in every place
+
+
+def import_trace(
+    files: Sequence[str | Path] | str | Path,
+    output: str | Path,
+    *,
+    format: str | None = None,
+    model: str | Path | MoEModel | None = None,
+    experts: int | None = None,
+    top_k: int | None = None,
+    keep_warmup: bool = False,
+    token_ids: bool = False,
+    force: bool = False,
+) -> ImportResult:
+    """Write foreign recordings as the trace `output`.
+
+    The format is recognised by content unless `format` names it. Several files are one recording,
+    in the order given. `model` says what the files do not: native layers and the number of experts
+    (`experts` alone will do; without either it is the highest id + 1, and a note says so).
+    Warm-up is left out unless `keep_warmup`; token ids are left out unless `token_ids`.
+
+    Nothing is made up: phase is null, request and position are -1 where the files do not say.
+    Raises InputError, one line, on malformed files and on values that do not go together.
+    """
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    if not paths:
+        raise InputError("importing takes at least one file")
+    output = Path(output)
+    refuse_existing(output, force)
+    chosen = choose_format(paths, format)
+    known = None if model is None else load_model(model)
+    options = _options(known, experts, top_k)
+    with reading(paths[0], chosen.name):
+        source = chosen.read(paths, options)
+    if source.counts is not None:
+        return _import_counts(chosen.name, source, paths[0], output, known, options, force)
+    job = _Job(chosen.name, source, paths[0], keep_warmup)
+    return job.write(output, known, options, token_ids, force)
+
+
+def _options(known: MoEModel | None, experts: int | None, top_k: int | None) -> Options:
+    for name, value in (("experts", experts), ("top_k", top_k)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value} is not a number above 0")
+    if known is None:
+        return Options(experts=experts, top_k=top_k)
+    if not known.moe_layers:
+        raise InputError(f"{known.name} has no MoE layers")
+    if experts not in (None, known.experts):
+        raise InputError(f"{known.name} has {known.experts} experts a layer, not {experts}")
+    return Options(known.layers, known.experts, top_k or known.top_k, known.moe_layers)
+
+
+class _Job:
+    """One import of rows: read once to learn what is in them, then written."""
+
+    def __init__(self, name: str, source: Import, path: Path, keep_warmup: bool) -> None:
+        self._name = name
+        self._source = source
+        self._path = path
+        self._keep_warmup = keep_warmup
+        self._found = Findings()
+        self._kept: list[Block] | None = []
+
+    def write(
+        self, output: Path, known: MoEModel | None, options: Options, token_ids: bool, force: bool
+    ) -> ImportResult:
+        """Survey, then write; the result says what was left out."""
+        survey = self._survey()
+        found = self._found
+        if not survey.tokens:
+            raise InputError(_nothing(self._path, self._name, found))
+        layers = tuple(sorted(survey.layers))
+        model, native = _model_of(self._path, known, options, found, survey, layers)
+        names = dict(zip(layers, native, strict=True))
+        with_ids = token_ids and survey.token_ids
+        if survey.token_ids and not token_ids:
+            found.note("token ids are in the file and left out; --token-ids keeps them")
+        with (
+            drafted(output, force) as draft,
+            TraceWriter(
+                draft,
+                model,
+                layers=native,
+                top_k=survey.top_k,
+                engine=found.engine,
+                engine_version=found.engine_version,
+                weights=bool(survey.weights),
+                token_ids=with_ids,
+                rank_ordered=_rank(found, survey),
+                clock_base=0.0,
+            ) as writer,
+        ):
+            for block in self._blocks():
+                writer.write(_rows(block, layers, survey, model.experts, with_ids))
+            for request in found.requests:
+                writer.put_request(request)
+        return ImportResult(
+            path=str(output),
+            format=self._name,
+            tokens=survey.tokens,
+            requests=len(found.requests),
+            layers=len(names),
+            experts=model.experts,
+            top_k=survey.top_k or 0,
+            counts_only=False,
+            skipped=dict(found.skipped),
+            notes=list(found.notes),
+        )
+
+    def _survey(self) -> _Survey:
+        survey, size = _Survey(), 0
+        for block in self._read(self._found):
+            _look_at(block, survey, self._found)
+            size += block.nbytes
+            if self._kept is not None and size <= _KEPT_BYTES:
+                self._kept.append(block)
+            else:
+                self._kept = None
+        return survey
+
+    def _blocks(self) -> Iterable[Block]:
+        """The blocks again: from memory, or from the files."""
+        return self._read(Findings()) if self._kept is None else self._kept
+
+    def _read(self, found: Findings) -> Iterator[Block]:
+        assert self._source.blocks is not None
+        with reading(self._path, self._name):
+            blocks = self._source.blocks(found)
+            for block in cleaned(blocks, found, keep_warmup=self._keep_warmup):
+                if len(block):
+                    yield block
+
+
+def _look_at(block: Block, survey: _Survey, found: Findings) -> None:
+    """Take one block into the survey. InputError where it differs from those before."""
+    recorded = recorded_places(block)
+    k = block.experts.shape[2]
+    if survey.top_k not in (None, k):
+        raise InputError(f"some tokens have {survey.top_k} experts a layer and others {k}")
+    if survey.weights not in (None, block.weights is not None):
+        raise InputError("some tokens have gate weights and others do not")
+    if survey.top_k is None and (stride := interleaving(block)):
+        found.note(
+            f"rows look interleaved: a token resembles the one {stride} rows before it most, so "
+            "neighbouring rows are not neighbouring tokens"
+        )
+    survey.top_k, survey.weights = k, block.weights is not None
+    survey.layers |= {n for n, any_ in zip(block.layers, recorded.any(axis=0), strict=True) if any_}
+    survey.highest_id = max(survey.highest_id, int(block.experts.max()))
+    survey.tokens += len(block)
+    survey.token_ids |= block.token_id is not None
+    if k > 1:
+        rising = block.experts[:, :, 1:] > block.experts[:, :, :-1]
+        survey.ascending &= bool((rising.all(axis=2) | ~recorded).all())
+
+
+def _nothing(path: Path, name: str, found: Findings) -> str:
+    skipped = ", ".join(f"{count:,} x {reason}" for reason, count in found.skipped.items())
+    remedy = "; --keep-warmup imports those rows" if WARM_UP in found.skipped else ""
+    return f"{path}: no token of this {name} file can be imported ({skipped or 'empty'}){remedy}"
+
+
+def _rank(found: Findings, survey: _Survey) -> bool | None:
+    """Whether slot 0 is the first choice; ids that ascend in every place were sorted."""
+    if survey.top_k == 1:
+        return True
+    if survey.ascending and survey.tokens * len(survey.layers) >= 32:
+        found.note("the ids of every token are in ascending order: the router's rank is lost")
+        return False
+    return found.rank_ordered
+
+
+def _model_of(
+    path: Path,
+    known: MoEModel | None,
+    options: Options,
+    found: Findings,
+    survey: _Survey,
+    layers: tuple[int, ...],
+) -> tuple[MoEModel, tuple[int, ...]]:
+    """The model, and the native index of each layer of the file."""
+    experts = _experts(path, options, found, survey.highest_id, survey.top_k or 1)
+    if known is None:
+        return _bare_model(found.model or path.name.split(".")[0], layers, experts, survey.top_k), (
+            layers
+        )
+    if set(layers) <= set(known.moe_layers):
+        return known, layers
+    if len(layers) == len(known.moe_layers) and layers == tuple(range(len(layers))):
+        found.note(f"layers of the file are counted from 0: they are {known.name}'s MoE layers")
+        return known, known.moe_layers
+    strange = next(n for n in layers if n not in known.moe_layers)
+    raise InputError(f"{path}: layer {strange} is no MoE layer of {known.name}")
+
+
+def _bare_model(
+    name: str, layers: tuple[int, ...], experts: int, top_k: int | None
+) -> MoEModel:
+    """What routing alone says of a model."""
+    return MoEModel(
+        name=name,
+        model_type="",
+        hidden_size=0,
+        layers=layers[-1] + 1,
+        moe_layers=layers,
+        experts=experts,
+        top_k=top_k or 1,
+    )
+
+
+def _experts(path: Path, options: Options, found: Findings, highest: int, top_k: int) -> int:
+    """The number of experts a layer, as it is stated or as far as ids go."""
+    stated = options.experts or found.experts
+    if stated is None:
+        found.note(
+            f"the number of experts is not in the file: {max(highest + 1, top_k)} is the highest "
+            "id + 1; --model or --experts states it"
+        )
+        return max(highest + 1, top_k)
+    if highest >= stated or top_k > stated:
+        raise InputError(
+            f"{path}: id {highest} and top-{top_k} do not go with {stated} experts a layer"
+        )
+    return stated
+
+
+def _rows(
+    block: Block, layers: tuple[int, ...], survey: _Survey, experts: int, token_ids: bool
+) -> TokenRows:
+    """`block` as rows of the trace, with a column for every layer."""
+    ids, weights = block.experts, block.weights
+    if block.layers != layers:
+        ids = _spread(ids, block.layers, layers, -1)
+        weights = None if weights is None else _spread(weights, block.layers, layers, 0)
+    recorded = None if ids.dtype.kind == "u" else ids[:, :, 0] >= 0
+    if recorded is not None and recorded.all():
+        recorded = None
+    elif recorded is not None:
+        ids = np.where(recorded[:, :, None], ids, 0)
+    tokens = len(block)
+    token_id = block.token_id if block.token_id is not None else np.full(tokens, -1, np.int32)
+    return TokenRows(
+        step=block.step.astype(np.int64, copy=False),
+        request=block.request.astype(np.int32, copy=False),
+        position=block.position.astype(np.int32, copy=False),
+        phase=block.phase,
+        experts=ids.astype(expert_dtype(experts), copy=False),
+        recorded=recorded,
+        weights=None if weights is None else _half(weights),
+        token_id=token_id if token_ids else None,
+    )
+
+
+def _half(weights: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return weights.astype(np.float16)
+
+
+def _spread(
+    values: np.ndarray, layers: tuple[int, ...], all_layers: tuple[int, ...], fill: int
+) -> np.ndarray:
+    """[T, L, k] as [T, all layers, k]; layers that are in none of them go."""
+    out = np.full((len(values), len(all_layers), values.shape[2]), fill, _signed(values))
+    shared = [n for n in layers if n in all_layers]
+    out[:, np.searchsorted(all_layers, shared)] = values[:, np.searchsorted(layers, shared)]
+    return out
+
+
+def _signed(values: np.ndarray) -> np.dtype:
+    return np.dtype(np.int32) if values.dtype.kind in "iu" else values.dtype
+
+
+def _import_counts(
+    name: str,
+    source: Import,
+    path: Path,
+    output: Path,
+    known: MoEModel | None,
+    options: Options,
+    force: bool,
+) -> ImportResult:
+    """A source that counts becomes a trace that counts."""
+    found = Findings()
+    assert source.counts is not None
+    with reading(path, name):
+        table = source.counts(found)
+    layers, counts = table.layers, table.counts
+    if not counts.size or not layers:
+        raise InputError(f"{path}: this {name} file holds no counts")
+    model = known or _counted_model(path, table, options, found)
+    wanted = (len(model.moe_layers), model.experts)
+    if counts.shape[1:] != wanted:
+        raise InputError(
+            f"{path}: counts of {counts.shape[1]} layers x {counts.shape[2]} experts, "
+            f"{model.name} has {wanted[0]} x {wanted[1]}"
+        )
+    with drafted(output, force) as draft:
+        write_counts(draft, model, counts)
+    found.note("this source only counts: the trace has no order of tokens")
+    return ImportResult(
+        path=str(output),
+        format=name,
+        tokens=_counted_tokens(counts, model.top_k),
+        requests=0,
+        layers=len(layers),
+        experts=model.experts,
+        top_k=model.top_k,
+        counts_only=True,
+        skipped=dict(found.skipped),
+        notes=list(found.notes),
+    )
+
+
+def _counted_model(path: Path, table: CountTable, options: Options, found: Findings) -> MoEModel:
+    top_k = options.top_k or found.top_k
+    if top_k is None:
+        raise InputError(f"{path}: counts do not say top-k; give --top-k or --model")
+    experts = table.counts.shape[2]
+    if top_k > experts:
+        raise InputError(f"{path}: top-{top_k} does not go with {experts} experts")
+    return _bare_model(found.model or path.name.split(".")[0], table.layers, experts, top_k)
+
+
+def _counted_tokens(counts: np.ndarray, top_k: int) -> int:
+    """Tokens behind `counts` [windows, layers, experts]: assignments of the fullest layer / k."""
+    return int(counts.sum(axis=(0, 2)).max()) // top_k
