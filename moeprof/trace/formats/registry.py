@@ -6,12 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moeprof.errors import InputError
-from moeprof.trace.formats import plain_csv
+from moeprof.trace.formats import (
+    documents,
+    numpy_files,
+    plain_csv,
+    plain_json,
+    route_log,
+    tables,
+)
 from moeprof.trace.formats.block import Format
 from moeprof.trace.formats.reading import read_head
 
 # The first whose `detect` says yes is taken, so the particular stand before the general.
-FORMATS: tuple[Format, ...] = (plain_csv.FORMAT,)
+FORMATS: tuple[Format, ...] = (
+    route_log.VLLM_FORMAT,
+    route_log.LAB_FORMAT,
+    plain_json.DECODE_FORMAT,
+    plain_json.FORMAT,
+    documents.PROMPTS_FORMAT,
+    documents.STEPS_FORMAT,
+    numpy_files.CELLS_FORMAT,
+    numpy_files.FORMAT,
+    tables.DECODE_FORMAT,
+    tables.EVENTS_FORMAT,
+    tables.GATES_FORMAT,
+    plain_csv.FORMAT,
+)
 
 
 def format_names() -> list[str]:
