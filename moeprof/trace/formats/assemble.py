@@ -53,8 +53,8 @@ def assemble(
     """Tokens of consecutive `pieces` of one file.
 
     With a step column, rows of one step with the same request and position are one token wherever
-    in the step they stand; where the file names neither, the n-th row of each layer in a step is
-    its n-th token. Without a step column a token ends where its key changes or the layer does not
+    in the step they stand; where the file has no positions, the n-th row of each layer is the n-th
+    token. Without a step column a token ends where its key changes or the layer does not
     ascend, and every token is a step. Memory holds one piece and the largest step.
 
     The last token of a file is left out if it lacks layers at its end that others have: the file
@@ -167,8 +167,8 @@ def _regrouped(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Join runs of one token that stand apart, as in files that go layer by layer."""
     keys = [key[first] for key in (rows.step, rows.request, rows.position) if key is not None]
-    if len(keys) == 1:
-        keys = [keys[0], _occurrence(rows, token, first)]
+    if rows.position is None:
+        keys.append(_occurrence(keys, rows.layer[first]))
     order = np.lexsort(keys[::-1])
     new = np.zeros(len(order), bool)
     new[:1] = True
@@ -185,14 +185,13 @@ def _regrouped(
     return rank[group][token], first[np.sort(leader)]
 
 
-def _occurrence(
-    rows: LayerRows, token: NDArray[np.int64], first: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """[runs] which token of its step a run is: the how-many-eth of its first layer."""
-    assert rows.step is not None
-    step, layer = rows.step[first], rows.layer[first]
-    order = np.lexsort((layer, step))
-    same = (np.diff(step[order]) == 0) & (np.diff(layer[order]) == 0)
+def _occurrence(keys: Sequence[NDArray[Any]], layer: NDArray[np.int32]) -> NDArray[np.int64]:
+    """[runs] which token among those of equal `keys` a run is: the how-many-eth of its layer."""
+    keys = [*keys, layer]
+    order = np.lexsort(keys[::-1])
+    same = np.ones(len(order) - 1, bool)
+    for key in keys:
+        same &= np.diff(key[order]) == 0
     index = np.arange(len(order))
     begins = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), index, 0))
     number = np.empty(len(order), np.int64)

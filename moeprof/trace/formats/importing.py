@@ -17,7 +17,7 @@ from moeprof.trace.formats.block import Block, CountTable, Findings, Import, Opt
 from moeprof.trace.formats.cleaning import WARM_UP, cleaned, interleaving, recorded_places
 from moeprof.trace.formats.reading import reading
 from moeprof.trace.formats.registry import choose_format
-from moeprof.trace.rows import TokenRows
+from moeprof.trace.rows import Request, TokenRows
 from moeprof.trace.schema import expert_dtype
 from moeprof.trace.writer import TraceWriter
 
@@ -50,7 +50,7 @@ class _Survey:
     tokens: int = 0
     token_ids: bool = False
     weights: bool | None = None
-    repeated: int = 0  # places that name an expert twice
+    requests: set[int] = field(default_factory=set)
     ascending: bool = True  # ids, in every place
 
 
@@ -147,13 +147,14 @@ class _Job:
         ):
             for block in self._blocks():
                 writer.write(_rows(block, layers, survey, model.experts, with_ids))
-            for request in found.requests:
+            requests = _requests(found, survey)
+            for request in requests:
                 writer.put_request(request)
         return ImportResult(
             path=str(output),
             format=self._name,
             tokens=survey.tokens,
-            requests=len(found.requests),
+            requests=len(requests),
             layers=len(names),
             experts=model.experts,
             top_k=survey.top_k or 0,
@@ -203,6 +204,7 @@ def _look_at(block: Block, survey: _Survey, found: Findings) -> None:
     survey.layers |= {n for n, any_ in zip(block.layers, recorded.any(axis=0), strict=True) if any_}
     survey.highest_id = max(survey.highest_id, int(block.experts.max()))
     survey.tokens += len(block)
+    survey.requests |= set(np.unique(block.request[block.request >= 0]).tolist())
     survey.token_ids |= block.token_id is not None
     if k > 1:
         rising = block.experts[:, :, 1:] > block.experts[:, :, :-1]
@@ -304,6 +306,12 @@ def _rows(
         weights=None if weights is None else _half(weights),
         token_id=token_id if token_ids else None,
     )
+
+
+def _requests(found: Findings, survey: _Survey) -> list[Request]:
+    """What is known of every request; of most no more than that it was there."""
+    named = {request.index: request for request in found.requests}
+    return [named.get(index) or Request(index) for index in sorted(survey.requests | set(named))]
 
 
 def _half(weights: np.ndarray) -> np.ndarray:

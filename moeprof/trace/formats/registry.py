@@ -7,18 +7,38 @@ from pathlib import Path
 
 from moeprof.errors import InputError
 from moeprof.trace.formats import (
+    count_files,
     documents,
+    llamacpp,
     numpy_files,
     plain_csv,
     plain_json,
+    responses,
     route_log,
     tables,
+    torch_files,
+    training,
 )
 from moeprof.trace.formats.block import Format
 from moeprof.trace.formats.reading import read_head
 
 # The first whose `detect` says yes is taken, so the particular stand before the general.
 FORMATS: tuple[Format, ...] = (
+    responses.VLLM_FORMAT,
+    responses.NEMO_FORMAT,
+    responses.SGLANG_FORMAT,
+    torch_files.COUNTS_FORMAT,
+    torch_files.PASSES_FORMAT,
+    torch_files.SLIME_FORMAT,
+    training.MEGATRON_FORMAT,
+    training.FLAME_FORMAT,
+    training.MOSL_FORMAT,
+    count_files.IMATRIX_FORMAT,
+    count_files.TRTLLM_FORMAT,
+    llamacpp.ROUTE_FORMAT,
+    llamacpp.RANKS_FORMAT,
+    llamacpp.PAIRS_FORMAT,
+    llamacpp.ROWS_FORMAT,
     route_log.VLLM_FORMAT,
     route_log.LAB_FORMAT,
     plain_json.DECODE_FORMAT,
@@ -30,6 +50,7 @@ FORMATS: tuple[Format, ...] = (
     tables.DECODE_FORMAT,
     tables.EVENTS_FORMAT,
     tables.GATES_FORMAT,
+    count_files.LOAD_FORMAT,
     plain_csv.FORMAT,
 )
 

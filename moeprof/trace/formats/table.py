@@ -30,23 +30,24 @@ def table_pieces(
     found: Findings,
     *,
     names: Sequence[str] | None = None,
+    skip: int = 0,
 ) -> Iterator[Columns]:
     """The columns `types` of a table, a few megabytes at a time.
 
-    The first line names the columns unless `names` does. Other columns are passed over. A last
+    The first line names the columns unless `names` does; `skip` lines stand before the rows then. Other columns are passed over. A last
     line with too few columns was cut off, and is left out and counted; any other one is an error.
     """
-    header = names is None
+    skip = 1 if names is None else skip
     names = column_names(path) if names is None else names
     pieces = chain(line_pieces(path), [None])
     piece = next(pieces)
     while piece is not None:
         following = next(pieces)
         lines = _without_cut_line(piece, len(names), found) if following is None else piece
-        columns = _parse(path, lines, names, types, skip=int(header))
+        columns = _parse(path, lines, names, types, skip)
         if columns:
             yield columns
-        piece, header = following, False
+        piece, skip = following, 0
 
 
 def _without_cut_line(piece: bytes, columns: int, found: Findings) -> bytes:
@@ -63,7 +64,7 @@ def _parse(
 ) -> Columns:
     from pyarrow import csv
 
-    if not data.strip() or (skip and data.count(b"\n") <= 1 and not data.partition(b"\n")[2]):
+    if not data.split(b"\n", skip)[-1].strip() or data.count(b"\n") < skip:
         return {}
     table = csv.read_csv(
         pa.BufferReader(data),
