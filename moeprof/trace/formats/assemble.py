@@ -33,7 +33,8 @@ class LayerRows:
 
     def slice(self, start: int, stop: int | None = None) -> LayerRows:
         """Rows from `start` up to `stop`."""
-        return LayerRows(*(None if a is None else a[start:stop] for a in _arrays(self)))
+        parts: list[Any] = [None if a is None else a[start:stop] for a in _arrays(self)]
+        return LayerRows(*parts)
 
 
 def _arrays(rows: LayerRows) -> list[NDArray[Any] | None]:
@@ -202,9 +203,9 @@ def _occurrence(keys: Sequence[NDArray[Any]], layer: NDArray[np.int32]) -> NDArr
 def _without_cut(block: Block, last_layer: int, found: Findings) -> Block:
     """The block without its last token if that lacks the last layers of the file."""
     recorded = block.experts[-1, :, 0] >= 0
-    own_last = max((n for n, r in zip(block.layers, recorded, strict=True) if r), default=-1)
-    others = (block.experts[:-1, :, 0] >= 0).any(axis=0)
-    last = max([last_layer, *(n for n, r in zip(block.layers, others, strict=True) if r)])
+    own_last = max(np.array(block.layers)[recorded], default=-1)
+    others = np.atleast_1d((block.experts[:-1, :, 0] >= 0).any(axis=0))
+    last = max([last_layer, *np.array(block.layers)[others]])
     if own_last >= last:
         return block
     found.skip(CUT)

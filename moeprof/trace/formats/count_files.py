@@ -18,7 +18,19 @@ from moeprof.trace.formats.block import CountTable, Findings, Format, Head, Impo
 from moeprof.trace.formats.json_lines import object_of
 from moeprof.trace.formats.reading import open_bytes, read_json, reading
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _F32 = 0
 _MOST_ENTRIES = 1 << 20  # keys or tensors: more is no GGUF
@@ -138,7 +150,7 @@ def _whole(values: NDArray[Any]) -> NDArray[np.int64]:
     """Counts as integers. ValueError unless they are finite and not negative."""
     if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) >= 2**62:
         raise ValueError("a count is negative or not finite")
-    return np.rint(values).astype(np.int64)
+    return np.asarray(np.rint(values).astype(np.int64))
 
 
 def detect_trtllm(head: Head) -> bool:

@@ -104,6 +104,4 @@ def _step_block(step: dict[str, Any], number: int, position: int) -> Block | Non
 PROMPTS_FORMAT = Format(
     "prompts-json", "JSON of prompts with prefill and decode", detect_prompts, read_prompts
 )
-STEPS_FORMAT = Format(
-    "steps-json", "list of steps (arXiv 2510.05497)", detect_steps, read_steps
-)
+STEPS_FORMAT = Format("steps-json", "list of steps (arXiv 2510.05497)", detect_steps, read_steps)

@@ -201,7 +201,7 @@ def _look_at(block: Block, survey: _Survey, found: Findings) -> None:
             "neighbouring rows are not neighbouring tokens"
         )
     survey.top_k, survey.weights = k, block.weights is not None
-    survey.layers |= {n for n, any_ in zip(block.layers, recorded.any(axis=0), strict=True) if any_}
+    survey.layers |= set(np.array(block.layers)[np.atleast_1d(recorded.any(axis=0))].tolist())
     survey.highest_id = max(survey.highest_id, int(block.experts.max()))
     survey.tokens += len(block)
     survey.requests |= set(np.unique(block.request[block.request >= 0]).tolist())
@@ -250,9 +250,7 @@ def _model_of(
     raise InputError(f"{path}: layer {strange} is no MoE layer of {known.name}")
 
 
-def _bare_model(
-    name: str, layers: tuple[int, ...], experts: int, top_k: int | None
-) -> MoEModel:
+def _bare_model(name: str, layers: tuple[int, ...], experts: int, top_k: int | None) -> MoEModel:
     """What routing alone says of a model."""
     return MoEModel(
         name=name,

@@ -132,7 +132,7 @@ def shows_stride_bug(layer: NDArray[np.integer[Any]], experts: NDArray[np.intege
     if rows < _STRIDE_ROWS or len(chosen) < _STRIDE_LAYERS * rows:
         return False
     pairs = layer[chosen, None].astype(np.int64) * 65_536 + experts[chosen]
-    return len(np.unique(pairs)) == pairs.size
+    return bool(len(np.unique(pairs)) == pairs.size)
 
 
 def detect_ranks(head: Head) -> bool:
@@ -265,7 +265,9 @@ def _route_rows(columns: Columns, first: NDArray[Any]) -> dict[str, Any]:
     }
 
 
-PAIRS_FORMAT = Format("llamacpp-pairs", "llama.cpp moe-trace, layer,expert", detect_pairs, read_pairs)
+PAIRS_FORMAT = Format(
+    "llamacpp-pairs", "llama.cpp moe-trace, layer,expert", detect_pairs, read_pairs
+)
 ROWS_FORMAT = Format("llamacpp-rows", "moe-trace of a fork, pos,layer,ids", detect_rows, read_rows)
 RANKS_FORMAT = Format("llamacpp-ranks", "moe-trace of a fork, with ranks", detect_ranks, read_ranks)
 ROUTE_FORMAT = Format(

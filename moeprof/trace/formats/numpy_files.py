@@ -101,7 +101,7 @@ def _facts(path: Path, archive: Any, found: Findings) -> None:
         found.model = str(archive["model"])
     prompts = _member(archive, "prompt_tokens", None)
     labels = _member(archive, "labels", None)
-    count = max(len(x) for x in (prompts, labels, []) if x is not None)
+    count = max(0 if prompts is None else len(prompts), 0 if labels is None else len(labels))
     for index in range(count):
         found.requests.append(
             Request(

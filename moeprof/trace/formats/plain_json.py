@@ -145,4 +145,3 @@ FORMAT = Format(NAME, "plain JSONL, an object for each token", detect, read)
 DECODE_FORMAT = Format(
     "tok-layers-jsonl", "JSONL of decode tokens (tok, layers)", detect_decode, read_decode
 )
-

@@ -78,6 +78,7 @@ def _decoded(text: str) -> bytes:
 
 def array_of(value: Any) -> NDArray[np.integer[Any]]:
     """[tokens, layers, k] of what an engine put into a response."""
+    array: NDArray[Any]
     if isinstance(value, str):
         array = np.load(io.BytesIO(_decoded(value)), allow_pickle=False)
     elif isinstance(value, dict):
@@ -206,8 +207,9 @@ def _read_sglang(path: Path, found: Findings, options: Options) -> Iterator[Bloc
             usage = response.get("usage") or meta
             experts = _shaped(_decoded(text), options)
             prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            known = prompt is not None and output is not None
-            start = max(0, prompt + output - 1 - len(experts)) if known else 0
+            start = 0
+            if prompt is not None and output is not None:
+                start = max(0, prompt + output - 1 - len(experts))
             _describe(found, request, prompt, len(experts) + start)
             _note_steps(found)
             block = sequence_block(

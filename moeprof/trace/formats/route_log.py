@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from moeprof.errors import InputError
 from moeprof.trace.formats.assemble import LayerRows, assemble
@@ -28,7 +29,9 @@ _VLLM_SCHEMA = pa.schema(
 def detect_vllm(head: Head) -> bool:
     """A first line of type `meta` or `route`, with what those have."""
     first = object_of(head.first_line)
-    return first.get("type") in ("meta", "route") and bool({"layers_logged", "topk_ids"} & set(first))
+    return first.get("type") in ("meta", "route") and bool(
+        {"layers_logged", "topk_ids"} & set(first)
+    )
 
 
 def read_vllm(paths: Sequence[Path], options: Options) -> Import:
@@ -52,7 +55,7 @@ def _read_vllm(path: Path, found: Findings) -> Iterator[Block]:
 def _vllm_pieces(path: Path, found: Findings, has_meta: bool) -> Iterator[LayerRows]:
     step, last = 0, -1
     for table in json_pieces(path, _VLLM_SCHEMA, found, skip=int(has_meta)):
-        routed = table.filter(pa.compute.is_valid(table.column("topk_ids")))
+        routed = table.filter(pc.is_valid(table.column("topk_ids")))
         found.skip("line that is no route", len(table) - len(routed))
         if not len(routed):
             continue
@@ -112,7 +115,7 @@ def _lab_pieces(path: Path, found: Findings) -> Iterator[LayerRows]:
     for table in json_pieces(path, _LAB_SCHEMA, found, skip=1):
         phases = table.column("phase").to_numpy()
         known = np.isin(phases.astype(str), list(_LAB_PHASES))
-        lengths = pa.compute.list_value_length(table.column("selected_experts")).fill_null(0)
+        lengths = pc.list_value_length(table.column("selected_experts")).fill_null(0)
         assigned = lengths.to_numpy() > 0
         found.skip("selection of an encoder", int((~known).sum()))
         found.skip("token without an assigned expert", int((known & ~assigned).sum()))
@@ -126,7 +129,7 @@ def _lab_rows(path: Path, table: pa.Table, phases: np.ndarray) -> LayerRows:
     names, inverse = np.unique(phases.astype(str), return_inverse=True)
     ids = flat_values(path, table.column("selected_experts"))
     gates = table.column("selected_probabilities")
-    given = pa.compute.list_value_length(gates).fill_null(0).to_numpy()
+    given = pc.list_value_length(gates).fill_null(0).to_numpy()
     if given.any() and (given != ids.shape[1]).any():
         raise InputError(f"{path}: some selections have probabilities and others do not")
     token_id = table.column("token_id")
@@ -141,5 +144,7 @@ def _lab_rows(path: Path, table: pa.Table, phases: np.ndarray) -> LayerRows:
     )
 
 
-VLLM_FORMAT = Format("vllm-route-log", "vLLM routing log, a JSON line a route", detect_vllm, read_vllm)
+VLLM_FORMAT = Format(
+    "vllm-route-log", "vLLM routing log, a JSON line a route", detect_vllm, read_vllm
+)
 LAB_FORMAT = Format("moe-cache-lab", "moe-cache-lab JSONL, versions 1 and 2", detect_lab, read_lab)

@@ -34,8 +34,9 @@ def table_pieces(
 ) -> Iterator[Columns]:
     """The columns `types` of a table, a few megabytes at a time.
 
-    The first line names the columns unless `names` does; `skip` lines stand before the rows then. Other columns are passed over. A last
-    line with too few columns was cut off, and is left out and counted; any other one is an error.
+    The first line names the columns unless `names` does; `skip` lines stand before the rows then.
+    Other columns are passed over. A last line with too few columns was cut off, and is left out
+    and counted; any other one is an error.
     """
     skip = 1 if names is None else skip
     names = column_names(path) if names is None else names

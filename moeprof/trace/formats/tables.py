@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moeprof.errors import InputError
@@ -73,7 +74,7 @@ def _read_events(path: Path, found: Findings) -> Iterator[Block]:
 def _event_pieces(path: Path, found: Findings) -> Iterator[LayerRows]:
     types = {"scheduler_step": pa.int64(), "layer": pa.int32(), "requested_experts": pa.string()}
     for columns in table_pieces(path, types, found):
-        sets = pa.compute.split_pattern(pa.array(columns["requested_experts"]), " ")
+        sets = pc.split_pattern(pa.array(columns["requested_experts"]), " ")
         sizes = sets.value_lengths().to_numpy()
         if sizes.min() != sizes.max():
             raise InputError(
@@ -152,6 +153,10 @@ def _nonzero(
     return ids, np.take_along_axis(gates, ids.astype(np.int64), axis=1)
 
 
-DECODE_FORMAT = Format("decode-csv", "CSV of decode tokens (pos, layer, n)", detect_decode, read_decode)
-EVENTS_FORMAT = Format("events-csv", "CSV of expert sets by step and layer", detect_events, read_events)
+DECODE_FORMAT = Format(
+    "decode-csv", "CSV of decode tokens (pos, layer, n)", detect_decode, read_decode
+)
+EVENTS_FORMAT = Format(
+    "events-csv", "CSV of expert sets by step and layer", detect_events, read_events
+)
 GATES_FORMAT = Format("gates-csv", "gate matrices, a CSV a layer", detect_gates, read_gates)

@@ -76,7 +76,9 @@ def _read_counts(paths: Sequence[Path], found: Findings) -> CountTable:
 
 def detect_passes(head: Head) -> bool:
     """A torch archive with `last_physical_to_logical_map`."""
-    return b"last_physical_to_logical_map" in head.data or b"global_physical_count" in _strings(head)
+    return b"last_physical_to_logical_map" in head.data or b"global_physical_count" in _strings(
+        head
+    )
 
 
 def read_passes(paths: Sequence[Path], options: Options) -> Import:
@@ -112,7 +114,7 @@ def _logical_counts(
         raise ValueError(f"counts of {physical.shape}, a map of {to_logical.shape}")
     counts = np.zeros((*physical.shape[:2], int(to_logical.max()) + 1), np.int64)
     for layer, ids in enumerate(to_logical):
-        np.add.at(counts[:, layer], (slice(None), ids), physical[:, layer])
+        np.add.at(counts[:, layer].T, ids, physical[:, layer].T)
     return counts
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from moeprof.errors import InputError
@@ -60,12 +61,12 @@ def _read_megatron(path: Path, found: Findings) -> Iterator[Block]:
 def _megatron_pieces(path: Path, found: Findings) -> Iterator[LayerRows]:
     last: int | None = None
     for table in json_pieces(path, _MEGATRON, found):
-        decoder = pa.compute.not_equal(table.column("block"), "mtp").fill_null(True)
-        found.skip("line of a prediction layer (mtp)", len(table) - pa.compute.sum(decoder).as_py())
+        decoder = pc.not_equal(table.column("block"), "mtp").fill_null(True)
+        found.skip("line of a prediction layer (mtp)", len(table) - pc.sum(decoder).as_py())
         table = table.filter(decoder)
         if not len(table):
             continue
-        tokens = pa.compute.list_value_length(table.column("top_indices")).to_numpy()
+        tokens = pc.list_value_length(table.column("top_indices")).to_numpy()
         inner = table.column("top_indices").combine_chunks().flatten()
         lengths = inner.value_lengths().to_numpy()
         if not len(lengths) or lengths.min() != lengths.max():
