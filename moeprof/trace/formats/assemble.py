@@ -167,9 +167,13 @@ def _regrouped(
     rows: LayerRows, token: NDArray[np.int64], first: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Join runs of one token that stand apart, as in files that go layer by layer."""
+    if rows.position is None:
+        if len(first) <= np.bincount(rows.layer).max(initial=0):
+            return token, first  # token by token: no layer has more rows than there are runs
+        token = first = np.arange(len(rows))
     keys = [key[first] for key in (rows.step, rows.request, rows.position) if key is not None]
     if rows.position is None:
-        keys.append(_occurrence(keys, rows.layer[first]))
+        keys.append(_occurrence(keys, rows.layer))
     order = np.lexsort(keys[::-1])
     new = np.zeros(len(order), bool)
     new[:1] = True

@@ -28,21 +28,29 @@ _SAMPLE = 4096
 
 def cleaned(blocks: Iterator[Block], found: Findings, *, keep_warmup: bool) -> Iterator[Block]:
     """`blocks` with impossible places marked, empty tokens and, unless kept, warm-up left out."""
-    marked = (_without_empty(_marked(_checked(block), found), found) for block in blocks)
+    marked = (_without_empty(_marked(block, found), found) for block in _checked(blocks))
     return marked if keep_warmup else without_warmup(marked, found)
 
 
-def _checked(block: Block) -> Block:
-    """InputError if a number is none that a trace can hold."""
+def _checked(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks. InputError if one holds a number that a trace cannot."""
+    step = 0
+    for block in blocks:
+        if len(block):
+            _check(block, step)
+            step = int(block.step[-1])
+            yield block
+
+
+def _check(block: Block, step: int) -> None:
     if block.experts.dtype.kind not in "iu":
         raise InputError(f"expert ids are {block.experts.dtype}, not integers")
     if block.experts.size and block.experts.max() >= _MOST:
         raise InputError(f"expert id {block.experts.max()} is too large to be one")
     if block.layers and not 0 <= block.layers[0] <= block.layers[-1] < _MOST:
         raise InputError(f"layer {min(block.layers)} to {max(block.layers)} is no index of a layer")
-    if (block.step[1:] < block.step[:-1]).any() or (len(block) and block.step[0] < 0):
+    if (block.step[1:] < block.step[:-1]).any() or block.step[0] < step:
         raise InputError("steps must not be negative and never decrease")
-    return block
 
 
 def _marked(block: Block, found: Findings) -> Block:

@@ -55,16 +55,20 @@ def reading(path: Path, format: str) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read as {format}: {reason}") from None
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """The content of `path`, decompressed if it is gzip or zstd."""
-    file = path.open("rb")
-    start = file.read(4)
-    file.seek(0)
-    if start[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=file), PIECE_BYTES)
-    if start == b"\x28\xb5\x2f\xfd":
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file), "zstd"))
-    return file
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        if start[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield io.BufferedReader(unpacked, PIECE_BYTES)
+        elif start == b"\x28\xb5\x2f\xfd":
+            with pa.CompressedInputStream(pa.PythonFile(file), "zstd") as unpacked:
+                yield unpacked
+        else:
+            yield file
 
 
 def read_head(path: Path) -> Head:
