@@ -12,7 +12,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.errors import InputError
 from moeprof.trace.columns import concat_rows
 from moeprof.trace.formats.block import Findings
 from moeprof.trace.reader import Trace
@@ -159,8 +158,6 @@ def write_r3(trace: Trace, file: IO[bytes], found: Findings) -> int:
     Requests need a row for each position from 0; of a row that was run twice the last counts.
     Dense and unrecorded layers are zero, as in the engine. The trace is held in memory.
     """
-    if trace.counts_only:
-        raise InputError(f"{trace}: holds counts only; this needs the order of tokens")
     parts = list(trace.rows())
     if not parts:
         return 0

@@ -97,7 +97,9 @@ def _read_rows(path: Path, found: Findings) -> Iterator[Block]:
 
 
 def _row_pieces(path: Path, found: Findings) -> Iterator[LayerRows]:
-    width = next(line_pieces(path, 1 << 16)).split(b"\n", 1)[0].count(b",") + 1
+    width = next(line_pieces(path, 1 << 16), b"").split(b"\n", 1)[0].count(b",") + 1
+    if width < 3:
+        raise InputError(f"{path}: a row is pos,layer and the ids of experts")
     ids = [f"id{n}" for n in range(width - 2)]
     types = {"pos": pa.int64(), "layer": pa.int32()} | dict.fromkeys(ids, pa.int32())
     for columns in table_pieces(path, types, found, names=["pos", "layer", *ids]):

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ MALFORMED = (
     pa.ArrowException,
     zlib.error,
     lzma.LZMAError,
-    gzip.BadGzipFile,
+    OSError,  # a folder where a file should be, a bad gzip
+    SyntaxError,  # numpy reads its headers as Python literals
+    tokenize.TokenError,
     zipfile.BadZipFile,
     struct.error,
 )
