@@ -34,6 +34,17 @@ class Block:
     weights: NDArray[np.floating[Any]] | None = None  # [T, L, k]
     token_id: NDArray[np.int32] | None = None  # [T]
 
+    def __post_init__(self) -> None:
+        shape = self.experts.shape
+        if len(shape) != 3 or shape[1] != len(self.layers) or min(shape[1:]) < 1:
+            raise ValueError(f"experts are {shape}, not [tokens, {len(self.layers)} layers, k]")
+        for name in ("step", "request", "position", "phase", "token_id"):
+            values = getattr(self, name)
+            if values is not None and values.shape != shape[:1]:
+                raise ValueError(f"{name} is {values.shape}, not [{shape[0]} tokens]")
+        if self.weights is not None and self.weights.shape != shape:
+            raise ValueError(f"weights are {self.weights.shape}, experts {shape}")
+
     def __len__(self) -> int:
         return len(self.step)
 
@@ -128,6 +139,16 @@ class Format:
 def unknown(tokens: int) -> NDArray[np.int32]:
     """[tokens] of 'the file does not say'."""
     return np.full(tokens, UNKNOWN, np.int32)
+
+
+def whole(values: NDArray[Any], dtype: Any = np.int32) -> NDArray[Any]:
+    """Integers in a narrower type. ValueError if they are none, or do not fit."""
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{values.dtype} where integers must be")
+    limits = np.iinfo(dtype)
+    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise ValueError(f"{values.max()} or {values.min()} is no number of {limits.bits} bits")
+    return values.astype(dtype, copy=False)
 
 
 def sequence_block(

@@ -79,6 +79,15 @@ def _parse(lines: bytes, schema: pa.Schema) -> pa.Table:
     )
 
 
+def stated_numbers(path: Path, table: pa.Table, name: str) -> NDArray[Any]:
+    """A column of integers that every row must state."""
+    column = table.column(name)
+    if column.null_count:
+        raise InputError(f"{path}: a row lacks its {name}")
+    values: NDArray[Any] = column.to_numpy()
+    return values
+
+
 def nested_values(path: Path, column: pa.ChunkedArray) -> NDArray[Any]:
     """A column of lists of lists, all of one shape, as [rows, L, k]. InputError if ragged."""
     rows = column.combine_chunks()

@@ -20,8 +20,9 @@ from moeprof.trace.formats.block import (
     Options,
     file_by_file,
     unknown,
+    whole,
 )
-from moeprof.trace.formats.reading import reading
+from moeprof.trace.formats.reading import MALFORMED, reading
 from moeprof.trace.rows import Phase, Request
 
 NAME = "npz"
@@ -49,7 +50,7 @@ def _dimensions(path: Path) -> int:
                 else np.lib.format.read_array_header_2_0
             )
             return len(read(member)[0])
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError):
+    except MALFORMED:
         return 0
 
 
@@ -65,13 +66,14 @@ def _read_one(path: Path, found: Findings) -> Iterator[Block]:
         native = tuple(_member(archive, "layers", np.arange(layers)).tolist())
         if len(native) != layers or list(native) != sorted(set(native)):
             raise InputError(f"{path}: layers must name the {layers} layers, each once, ascending")
+        token_id = _member(archive, "token_id", None)
         columns = {
-            "step": _member(archive, "step", np.arange(tokens)).astype(np.int64),
-            "request": _member(archive, "request", unknown(tokens)).astype(np.int32),
-            "position": _member(archive, "position", unknown(tokens)).astype(np.int32),
+            "step": whole(_member(archive, "step", np.arange(tokens)), np.int64),
+            "request": whole(_member(archive, "request", unknown(tokens))),
+            "position": whole(_member(archive, "position", unknown(tokens))),
             "phase": _phases(path, _member(archive, "phase", np.full(tokens, -1))),
             "weights": _member(archive, "weights", None),
-            "token_id": _member(archive, "token_id", None),
+            "token_id": None if token_id is None else whole(token_id),
         }
         _facts(path, archive, found)
         _check_shapes(path, experts, columns)

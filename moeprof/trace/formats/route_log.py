@@ -12,7 +12,13 @@ import pyarrow.compute as pc
 from moeprof.errors import InputError
 from moeprof.trace.formats.assemble import LayerRows, assemble
 from moeprof.trace.formats.block import Block, Findings, Format, Head, Import, Options, file_by_file
-from moeprof.trace.formats.json_lines import flat_values, json_pieces, meta_line, object_of
+from moeprof.trace.formats.json_lines import (
+    flat_values,
+    json_pieces,
+    meta_line,
+    object_of,
+    stated_numbers,
+)
 from moeprof.trace.formats.reading import reading
 from moeprof.trace.rows import Phase
 
@@ -59,13 +65,13 @@ def _vllm_pieces(path: Path, found: Findings, has_meta: bool) -> Iterator[LayerR
         found.skip("line that is no route", len(table) - len(routed))
         if not len(routed):
             continue
-        index = routed.column("token_idx").to_numpy()
+        index = stated_numbers(path, routed, "token_idx")
         before = np.concatenate([[last], index[:-1]])
         steps = step + np.cumsum(index < before)
         step, last = int(steps[-1]), int(index[-1])
         weights = routed.column("topk_weights")
         yield LayerRows(
-            layer=routed.column("layer").to_numpy(),
+            layer=stated_numbers(path, routed, "layer"),
             experts=flat_values(path, routed.column("topk_ids")),
             step=steps,
             weights=None if weights.null_count else flat_values(path, weights),
@@ -134,10 +140,10 @@ def _lab_rows(path: Path, table: pa.Table, phases: np.ndarray) -> LayerRows:
         raise InputError(f"{path}: some selections have probabilities and others do not")
     token_id = table.column("token_id")
     return LayerRows(
-        layer=table.column("layer").to_numpy(),
+        layer=stated_numbers(path, table, "layer"),
         experts=ids,
         request=np.zeros(len(ids), np.int32),
-        position=table.column("token_position").to_numpy(),
+        position=stated_numbers(path, table, "token_position"),
         phase=np.array([_LAB_PHASES[name] for name in names], np.int8)[inverse],
         token_id=None if token_id.null_count else token_id.to_numpy(),
         weights=flat_values(path, gates) if given.any() else None,

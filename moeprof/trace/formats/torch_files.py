@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from moeprof.trace.formats.block import (
     Options,
     file_by_file,
     sequence_block,
+    whole,
 )
 from moeprof.trace.formats.reading import reading
 from moeprof.trace.formats.responses import native_layers, only_moe
@@ -37,7 +39,9 @@ def load(path: Path) -> Any:
     except ImportError:
         raise MissingExtraError("torch", "capture") from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what is no file of torch, which is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         reason = str(error).split("\n", 1)[0][:160]
         raise InputError(f"{path}: cannot be loaded safely: {reason}") from None
@@ -149,9 +153,9 @@ def _pass_block(
         logical.astype(np.int32),
         step=np.full(tokens, step, np.int64),
         request=np.full(tokens, -1, np.int32),
-        position=np.array(record["positions"][:tokens], np.int32),
+        position=whole(np.array(record["positions"][:tokens])),
         phase=np.full(tokens, phase, np.int8),
-        token_id=np.array(record["input_ids"][:tokens], np.int32),
+        token_id=whole(np.array(record["input_ids"][:tokens])),
     )
 
 
@@ -180,7 +184,7 @@ def _read_slime(path: Path, found: Findings, options: Options) -> Iterator[Block
             found.note("batches are not in the file: steps are those of each sample served alone")
             block = sequence_block(
                 experts, native_layers(experts.shape[1], options, found), request=request,
-                step=step, prompt=prompt, token_id=np.array(tokens[: len(experts)], np.int32),
+                step=step, prompt=prompt, token_id=whole(np.array(tokens[: len(experts)])),
             )  # fmt: skip
             request, step = request + 1, int(block.step[-1]) + 1 if len(block) else step
             yield only_moe(block, options)

@@ -24,7 +24,7 @@ from moeprof.trace.formats.block import (
     file_by_file,
     unknown,
 )
-from moeprof.trace.formats.json_lines import json_pieces
+from moeprof.trace.formats.json_lines import json_pieces, stated_numbers
 from moeprof.trace.formats.reading import read_json, reading
 from moeprof.trace.rows import Phase, Request
 
@@ -66,17 +66,19 @@ def _megatron_pieces(path: Path, found: Findings) -> Iterator[LayerRows]:
         table = table.filter(decoder)
         if not len(table):
             continue
+        if table.column("top_indices").null_count:
+            raise InputError(f"{path}: a row lacks its top_indices")
         tokens = pc.list_value_length(table.column("top_indices")).to_numpy()
         inner = table.column("top_indices").combine_chunks().flatten()
         lengths = inner.value_lengths().to_numpy()
         if not len(lengths) or lengths.min() != lengths.max():
             raise InputError(f"{path}: tokens have different numbers of experts")
-        step = table.column("step").to_numpy()
+        step = stated_numbers(path, table, "step")
         if (last is not None and step[0] < last) or (np.diff(step) < 0).any():
             raise InputError(f"{path}: steps go back")
         last = int(step[-1])
         yield LayerRows(
-            layer=np.repeat(table.column("layer").to_numpy(), tokens),
+            layer=np.repeat(stated_numbers(path, table, "layer"), tokens),
             experts=inner.flatten().to_numpy().reshape(len(inner), -1),
             step=np.repeat(step, tokens),
         )

@@ -204,11 +204,10 @@ def test_any_arrays_in_an_archive(data: st.DataObject) -> None:
     ]
     shapes = st.lists(st.integers(0, 3), max_size=4).map(tuple)
     with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        kinds = st.sampled_from(["i1", "u1", "i8", "f4", "U3"])
         arrays = {
-            name: np.full(
-                data.draw(shapes),
-                data.draw(st.integers(-2, 99)),
-                data.draw(st.sampled_from(["i1", "u1", "i8", "f4", "U3"])),
+            name: np.full(data.draw(shapes), data.draw(st.integers(-2, 99))).astype(
+                data.draw(kinds)
             )
             for name in data.draw(st.lists(st.sampled_from(names), unique=True))
         }
