@@ -1,7 +1,8 @@
 """Foreign recordings: what other programs write, as a trace, and a trace as what they read."""
 
 from moeprof.trace.formats.exporting import EXPORTS, ExportResult, export_trace
-from moeprof.trace.formats.importing import ImportResult, import_trace
+from moeprof.trace.formats.import_result import ImportResult
+from moeprof.trace.formats.importing import import_trace
 from moeprof.trace.formats.registry import FORMATS, format_names
 
 __all__ = [

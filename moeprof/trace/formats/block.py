@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class Head:
     data: bytes
     names: tuple[str, ...] = ()  # files of a folder, or members of an .npz
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The start as text, '' where it is none."""
         if b"\0" in self.data:
@@ -210,16 +211,12 @@ def file_by_file(
 
 
 def _shifted(block: Block, step: int, request: int) -> Block:
-    from dataclasses import replace
-
     known = np.where(block.request < 0, block.request, block.request + np.int32(request))
     return replace(block, step=block.step + step, request=known.astype(np.int32))
 
 
 def _merge(found: Findings, other: Findings, request: int) -> None:
     """Take what one file said into what all files said."""
-    from dataclasses import replace
-
     for name in ("experts", "top_k", "rank_ordered"):
         if getattr(other, name) is not None:
             setattr(found, name, getattr(other, name))

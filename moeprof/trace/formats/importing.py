@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from moeprof.errors import InputError
 from moeprof.model import MoEModel, load_model
-from moeprof.result import Result
-from moeprof.trace.counts import write_counts
 from moeprof.trace.folder import drafted, refuse_existing
-from moeprof.trace.formats.block import Block, CountTable, Findings, Import, Options
-from moeprof.trace.formats.cleaning import WARM_UP, cleaned, interleaving, recorded_places
+from moeprof.trace.formats.block import Block, Findings, Import, Options
+from moeprof.trace.formats.cleaning import WARM_UP, cleaned
+from moeprof.trace.formats.import_result import ImportResult
+from moeprof.trace.formats.importing_counts import import_counts
 from moeprof.trace.formats.reading import reading
 from moeprof.trace.formats.registry import choose_format
+from moeprof.trace.formats.survey import Survey, look_at, model_of, rank_ordered
 from moeprof.trace.rows import Request, TokenRows
 from moeprof.trace.schema import expert_dtype
 from moeprof.trace.writer import TraceWriter
 
 _KEPT_BYTES = 256 << 20  # a file whose rows take less is read once, a larger one twice
-
-
-@dataclass(frozen=True)
-class ImportResult(Result):
-    """A trace made of foreign files. `skipped` counts what was left out, by reason."""
-
-    path: str
-    format: str
-    tokens: int
-    requests: int
-    layers: int
-    experts: int
-    top_k: int
-    counts_only: bool
-    skipped: dict[str, int]
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Survey:
-    """What all rows have in common: known once a file was read to its end."""
-
-    layers: set[int] = field(default_factory=set)
-    highest_id: int = -1
-    top_k: int | None = None
-    tokens: int = 0
-    token_ids: bool = False
-    weights: bool | None = None
-    requests: set[int] = field(default_factory=set)
-    ascending: bool = True  # ids, in every place
 
 
 def import_trace(
@@ -87,7 +57,7 @@ def import_trace(
     with reading(paths[0], chosen.name):
         source = chosen.read(paths, options)
     if source.counts is not None:
-        return _import_counts(chosen.name, source, paths[0], output, known, options, force)
+        return import_counts(chosen.name, source, paths[0], output, known, options, force)
     job = _Job(chosen.name, source, paths[0], keep_warmup)
     return job.write(output, known, options, token_ids, force)
 
@@ -124,8 +94,9 @@ class _Job:
         found = self._found
         if not survey.tokens:
             raise InputError(_nothing(self._path, self._name, found))
+        _check_top_k(self._path, known, options, found, survey)
         layers = tuple(sorted(survey.layers))
-        model, native = _model_of(self._path, known, options, found, survey, layers)
+        model, native = model_of(self._path, known, options, found, survey, layers)
         names = dict(zip(layers, native, strict=True))
         with_ids = token_ids and survey.token_ids
         if survey.token_ids and not token_ids:
@@ -141,7 +112,7 @@ class _Job:
                 engine_version=found.engine_version,
                 weights=bool(survey.weights),
                 token_ids=with_ids,
-                rank_ordered=_rank(found, survey),
+                rank_ordered=rank_ordered(found, survey),
                 clock_base=0.0,
             ) as writer,
         ):
@@ -163,10 +134,10 @@ class _Job:
             notes=list(found.notes),
         )
 
-    def _survey(self) -> _Survey:
-        survey, size = _Survey(), 0
+    def _survey(self) -> Survey:
+        survey, size = Survey(), 0
         for block in self._read(self._found):
-            _look_at(block, survey, self._found)
+            look_at(block, survey, self._found)
             size += block.nbytes
             if self._kept is not None and size <= _KEPT_BYTES:
                 self._kept.append(block)
@@ -187,28 +158,16 @@ class _Job:
                     yield block
 
 
-def _look_at(block: Block, survey: _Survey, found: Findings) -> None:
-    """Take one block into the survey. InputError where it differs from those before."""
-    recorded = recorded_places(block)
-    k = block.experts.shape[2]
-    if survey.top_k not in (None, k):
-        raise InputError(f"some tokens have {survey.top_k} experts a layer and others {k}")
-    if survey.weights not in (None, block.weights is not None):
-        raise InputError("some tokens have gate weights and others do not")
-    if survey.top_k is None and (stride := interleaving(block)):
-        found.note(
-            f"rows look interleaved: a token resembles the one {stride} rows before it most, so "
-            "neighbouring rows are not neighbouring tokens"
-        )
-    survey.top_k, survey.weights = k, block.weights is not None
-    survey.layers |= set(np.array(block.layers)[np.atleast_1d(recorded.any(axis=0))].tolist())
-    survey.highest_id = max(survey.highest_id, int(block.experts.max()))
-    survey.tokens += len(block)
-    survey.requests |= set(np.unique(block.request[block.request >= 0]).tolist())
-    survey.token_ids |= block.token_id is not None
-    if k > 1:
-        rising = block.experts[:, :, 1:] > block.experts[:, :, :-1]
-        survey.ascending &= bool((rising.all(axis=2) | ~recorded).all())
+def _check_top_k(
+    path: Path, known: MoEModel | None, options: Options, found: Findings, survey: Survey
+) -> None:
+    """InputError if the user said another top-k; a note if only the model has another."""
+    wanted = options.top_k
+    if wanted in (None, survey.top_k):
+        return
+    if known is None or wanted != known.top_k:
+        raise InputError(f"{path}: tokens have {survey.top_k} experts a layer, not {wanted}")
+    found.note(f"{known.name} has top-{wanted}, the file has {survey.top_k} experts a token")
 
 
 def _nothing(path: Path, name: str, found: Findings) -> str:
@@ -217,70 +176,8 @@ def _nothing(path: Path, name: str, found: Findings) -> str:
     return f"{path}: no token of this {name} file can be imported ({skipped or 'empty'}){remedy}"
 
 
-def _rank(found: Findings, survey: _Survey) -> bool | None:
-    """Whether slot 0 is the first choice; ids that ascend in every place were sorted."""
-    if survey.top_k == 1:
-        return True
-    if survey.ascending and survey.tokens * len(survey.layers) >= 32:
-        found.note("the ids of every token are in ascending order: the router's rank is lost")
-        return False
-    return found.rank_ordered
-
-
-def _model_of(
-    path: Path,
-    known: MoEModel | None,
-    options: Options,
-    found: Findings,
-    survey: _Survey,
-    layers: tuple[int, ...],
-) -> tuple[MoEModel, tuple[int, ...]]:
-    """The model, and the native index of each layer of the file."""
-    experts = _experts(path, options, found, survey.highest_id, survey.top_k or 1)
-    if known is None:
-        return _bare_model(found.model or path.name.split(".")[0], layers, experts, survey.top_k), (
-            layers
-        )
-    if set(layers) <= set(known.moe_layers):
-        return known, layers
-    if len(layers) == len(known.moe_layers) and layers == tuple(range(len(layers))):
-        found.note(f"layers of the file are counted from 0: they are {known.name}'s MoE layers")
-        return known, known.moe_layers
-    strange = next(n for n in layers if n not in known.moe_layers)
-    raise InputError(f"{path}: layer {strange} is no MoE layer of {known.name}")
-
-
-def _bare_model(name: str, layers: tuple[int, ...], experts: int, top_k: int | None) -> MoEModel:
-    """What routing alone says of a model."""
-    return MoEModel(
-        name=name,
-        model_type="",
-        hidden_size=0,
-        layers=layers[-1] + 1,
-        moe_layers=layers,
-        experts=experts,
-        top_k=top_k or 1,
-    )
-
-
-def _experts(path: Path, options: Options, found: Findings, highest: int, top_k: int) -> int:
-    """The number of experts a layer, as it is stated or as far as ids go."""
-    stated = options.experts or found.experts
-    if stated is None:
-        found.note(
-            f"the number of experts is not in the file: {max(highest + 1, top_k)} is the highest "
-            "id + 1; --model or --experts states it"
-        )
-        return max(highest + 1, top_k)
-    if highest >= stated or top_k > stated:
-        raise InputError(
-            f"{path}: id {highest} and top-{top_k} do not go with {stated} experts a layer"
-        )
-    return stated
-
-
 def _rows(
-    block: Block, layers: tuple[int, ...], survey: _Survey, experts: int, token_ids: bool
+    block: Block, layers: tuple[int, ...], survey: Survey, experts: int, token_ids: bool
 ) -> TokenRows:
     """`block` as rows of the trace, with a column for every layer."""
     ids, weights = block.experts, block.weights
@@ -306,7 +203,7 @@ def _rows(
     )
 
 
-def _requests(found: Findings, survey: _Survey) -> list[Request]:
+def _requests(found: Findings, survey: Survey) -> list[Request]:
     """What is known of every request; of most no more than that it was there."""
     named = {request.index: request for request in found.requests}
     return [named.get(index) or Request(index) for index in sorted(survey.requests | set(named))]
@@ -329,59 +226,3 @@ def _spread(
 
 def _signed(values: np.ndarray) -> np.dtype:
     return np.dtype(np.int32) if values.dtype.kind in "iu" else values.dtype
-
-
-def _import_counts(
-    name: str,
-    source: Import,
-    path: Path,
-    output: Path,
-    known: MoEModel | None,
-    options: Options,
-    force: bool,
-) -> ImportResult:
-    """A source that counts becomes a trace that counts."""
-    found = Findings()
-    assert source.counts is not None
-    with reading(path, name):
-        table = source.counts(found)
-    layers, counts = table.layers, table.counts
-    if not counts.size or not layers:
-        raise InputError(f"{path}: this {name} file holds no counts")
-    model = known or _counted_model(path, table, options, found)
-    wanted = (len(model.moe_layers), model.experts)
-    if counts.shape[1:] != wanted:
-        raise InputError(
-            f"{path}: counts of {counts.shape[1]} layers x {counts.shape[2]} experts, "
-            f"{model.name} has {wanted[0]} x {wanted[1]}"
-        )
-    with drafted(output, force) as draft:
-        write_counts(draft, model, counts)
-    found.note("this source only counts: the trace has no order of tokens")
-    return ImportResult(
-        path=str(output),
-        format=name,
-        tokens=_counted_tokens(counts, model.top_k),
-        requests=0,
-        layers=len(layers),
-        experts=model.experts,
-        top_k=model.top_k,
-        counts_only=True,
-        skipped=dict(found.skipped),
-        notes=list(found.notes),
-    )
-
-
-def _counted_model(path: Path, table: CountTable, options: Options, found: Findings) -> MoEModel:
-    top_k = options.top_k or found.top_k
-    if top_k is None:
-        raise InputError(f"{path}: counts do not say top-k; give --top-k or --model")
-    experts = table.counts.shape[2]
-    if top_k > experts:
-        raise InputError(f"{path}: top-{top_k} does not go with {experts} experts")
-    return _bare_model(found.model or path.name.split(".")[0], table.layers, experts, top_k)
-
-
-def _counted_tokens(counts: np.ndarray, top_k: int) -> int:
-    """Tokens behind `counts` [windows, layers, experts]: assignments of the fullest layer / k."""
-    return int(counts.sum(axis=(0, 2)).max()) // top_k

@@ -20,7 +20,7 @@ import pyarrow as pa
 from moeprof.errors import InputError
 from moeprof.trace.formats.block import Head
 
-HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 20  # a response may have much before its routing
 PIECE_BYTES = 8 << 20
 
 # What the libraries under the readers raise on bytes that are not what they seemed to be.

@@ -37,7 +37,7 @@ GAP = "padding or gap (-1)"
 def detect_vllm(head: Head) -> bool:
     """JSON with `routed_experts` as base64 of an .npy, or as an array with shape and dtype."""
     text = head.text
-    return text.lstrip()[:1] == "{" and bool(
+    return text.lstrip()[:1] in ("{", "[") and bool(
         re.search(rf'"(prompt_)?routed_experts"\s*:\s*("{_NPY}|\{{)', text)
     )
 

@@ -29,7 +29,7 @@ def written(tmp_path: Path, model: MoEModel) -> Trace:
     return open_trace(save(tmp_path / "run.moetrace", model, rows, requests))
 
 
-@pytest.mark.parametrize("format", ["csv", "jsonl", "npz"])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "npz", "parquet"])
 def test_plain_layouts_come_back(
     tmp_path: Path, written: Trace, model: MoEModel, format: str
 ) -> None:
@@ -43,14 +43,14 @@ def test_plain_layouts_come_back(
     for layer in written.layers:
         assert (again.recorded(layer) == written.recorded(layer)).all()
         assert (again.experts(layer) == written.experts(layer)).all()
-    if format != "csv":
+    if format in ("jsonl", "npz"):
         assert again.labels == written.labels
         assert [r.prompt_tokens for r in again.requests] == [
             r.prompt_tokens for r in written.requests
         ]
 
 
-@pytest.mark.parametrize("format", ["csv", "jsonl", "npz"])
+@pytest.mark.parametrize("format", ["csv", "jsonl", "npz", "parquet"])
 def test_weights_and_token_ids_come_back(tmp_path: Path, model: MoEModel, format: str) -> None:
     rows, _ = synthesize_rows(model, 50)
     rng = np.random.default_rng(0)
@@ -74,6 +74,16 @@ def test_parquet_has_the_columns_of_the_trace(tmp_path: Path, written: Trace) ->
     assert table.column("step").to_pylist() == written.step.tolist()
     assert table.column("experts.2").null_count == 1
     assert table.column("experts.1").to_pylist() == written.experts(1).tolist()
+
+
+def test_parquet_with_a_layer_that_was_never_recorded(tmp_path: Path, model: MoEModel) -> None:
+    rows, _ = synthesize_rows(model, 40)
+    recorded = np.ones((40, 3), bool)
+    recorded[:, 1] = False
+    trace = Trace.in_memory(model, type(rows)(**{**vars(rows), "recorded": recorded}))
+    export_trace(trace, tmp_path / "o.parquet", "parquet")
+    again, _ = imported(tmp_path / "o.parquet", tmp_path / "t", model=model)
+    assert again.layers == (1, 3) and (again.experts(3) == trace.experts(3)).all()
 
 
 def test_parquet_holds_every_optional_column(tmp_path: Path, model: MoEModel) -> None:

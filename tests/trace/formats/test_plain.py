@@ -189,6 +189,7 @@ def test_several_formats_and_wrong_flags_are_refused(tmp_path: Path) -> None:
         ([csv], {"format": "nonsense"}, "is not one of"),
         ([csv], {"experts": 2}, "do not go with 2 experts"),
         ([csv], {"experts": 0}, "not a number above 0"),
+        ([csv], {"top_k": 3}, "have 2 experts a layer, not 3"),
         ([], {}, "at least one file"),
         ([tmp_path / "none"], {}, "no such file"),
     ):
