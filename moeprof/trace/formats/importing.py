@@ -151,11 +151,9 @@ class _Job:
 
     def _read(self, found: Findings) -> Iterator[Block]:
         assert self._source.blocks is not None
+        blocks = self._source.blocks(found)
         with reading(self._path, self._name):
-            blocks = self._source.blocks(found)
-            for block in cleaned(blocks, found, keep_warmup=self._keep_warmup):
-                if len(block):
-                    yield block
+            yield from cleaned(blocks, found, keep_warmup=self._keep_warmup)
 
 
 def _check_top_k(

@@ -51,8 +51,10 @@ def reading(path: Path, format: str) -> Iterator[None]:
     """Turn what is wrong with the bytes of `path` into one InputError that names it."""
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from None
     except MALFORMED as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: cannot be read as {format}: {reason}") from None

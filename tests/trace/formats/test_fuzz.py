@@ -1,6 +1,6 @@
 """Whatever stands in a file, an import ends in a sound trace or in one clear line.
 
-The budget is small; MOEPROF_FUZZ_EXAMPLES=20000 runs for ten minutes or so.
+The budget is small; MOEPROF_FUZZ_EXAMPLES=800 runs for ten minutes or so.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.trace.formats.files import gguf, routing, safetensors, write_csv, wri
 from tests.trace.formats.test_engines import npy, response
 
 EXAMPLES = int(os.environ.get("MOEPROF_FUZZ_EXAMPLES", "12"))
+REPEATABLE = "MOEPROF_FUZZ_EXAMPLES" not in os.environ  # the long run draws anew each time
 _REPEATED = "an id stands twice"  # what a file says is kept, and validate says so
 _GAP = "no drop was counted"
 
@@ -135,7 +136,7 @@ def attempt(content: bytes, format: str | None, name: str = "layer1_x") -> None:
         assert [p for p in problems if "stands twice" not in p and _GAP not in p] == []
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("name", sorted(SEEDS))
 def test_damaged_files(name: str, data: st.DataObject) -> None:
@@ -157,7 +158,7 @@ def test_damaged_files(name: str, data: st.DataObject) -> None:
     attempt(bytes(content), None, "layer1_x" + SUFFIXES.get(name, ""))
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 @example(content=b"")
 @example(content=b"\x1f\x8b\x08\x00")
@@ -181,14 +182,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
 @given(value=JSON)
 @pytest.mark.parametrize("name", format_names())
 def test_any_json_in_any_format(name: str, value: object) -> None:
     attempt(json.dumps(value).encode(), name)
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES, derandomize=REPEATABLE)
 @given(data=st.data())
 def test_any_arrays_in_an_archive(data: st.DataObject) -> None:
     names = [
