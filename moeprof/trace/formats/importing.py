@@ -21,6 +21,7 @@ from moeprof.trace.rows import Request, TokenRows
 from moeprof.trace.schema import expert_dtype
 from moeprof.trace.writer import TraceWriter
 
+_HELD_REQUESTS = 4096  # that wait to be written together
 _KEPT_BYTES = 256 << 20  # a file whose rows take less is read once, a larger one twice
 
 
@@ -97,41 +98,49 @@ class _Job:
         _check_top_k(self._path, known, options, found, survey)
         layers = tuple(sorted(survey.layers))
         model, native = model_of(self._path, known, options, found, survey, layers)
-        names = dict(zip(layers, native, strict=True))
         with_ids = token_ids and survey.token_ids
         if survey.token_ids and not token_ids:
             found.note("token ids are in the file and left out; --token-ids keeps them")
+        requests = _requests(found, survey)
         with (
             drafted(output, force) as draft,
-            TraceWriter(
-                draft,
-                model,
-                layers=native,
-                top_k=survey.top_k,
-                engine=found.engine,
-                engine_version=found.engine_version,
-                weights=bool(survey.weights),
-                token_ids=with_ids,
-                rank_ordered=rank_ordered(found, survey),
-                clock_base=0.0,
-            ) as writer,
+            self._writer(draft, model, native, survey, with_ids) as writer,
         ):
             for block in self._blocks():
                 writer.write(_rows(block, layers, survey, model.experts, with_ids))
-            requests = _requests(found, survey)
-            for request in requests:
+            for number, request in enumerate(requests, 1):
                 writer.put_request(request)
+                if number % _HELD_REQUESTS == 0:
+                    writer.flush()
         return ImportResult(
             path=str(output),
             format=self._name,
             tokens=survey.tokens,
             requests=len(requests),
-            layers=len(names),
+            layers=len(native),
             experts=model.experts,
             top_k=survey.top_k or 0,
             counts_only=False,
             skipped=dict(found.skipped),
             notes=list(found.notes),
+        )
+
+    def _writer(
+        self, path: Path, model: MoEModel, native: tuple[int, ...], survey: Survey, token_ids: bool
+    ) -> TraceWriter:
+        """An empty trace that takes the rows."""
+        found = self._found
+        return TraceWriter(
+            path,
+            model,
+            layers=native,
+            top_k=survey.top_k,
+            engine=found.engine,
+            engine_version=found.engine_version,
+            weights=bool(survey.weights),
+            token_ids=token_ids,
+            rank_ordered=rank_ordered(found, survey),
+            clock_base=0.0,
         )
 
     def _survey(self) -> Survey:
@@ -153,7 +162,9 @@ class _Job:
         assert self._source.blocks is not None
         blocks = self._source.blocks(found)
         with reading(self._path, self._name):
-            yield from cleaned(blocks, found, keep_warmup=self._keep_warmup)
+            for block in cleaned(blocks, found, keep_warmup=self._keep_warmup):
+                if len(block):
+                    yield block
 
 
 def _check_top_k(
