@@ -24,8 +24,10 @@ from tests.trace.formats.test_engines import npy, response
 
 EXAMPLES = int(os.environ.get("MOEPROF_FUZZ_EXAMPLES", "12"))
 REPEATABLE = "MOEPROF_FUZZ_EXAMPLES" not in os.environ  # the long run draws anew each time
-_REPEATED = "an id stands twice"  # what a file says is kept, and validate says so
-_GAP = "no drop was counted"
+# numpy warns that a damaged header may be one of Python 2, and reads it all the same
+pytestmark = pytest.mark.filterwarnings("ignore:Reading `.npy` or `.npz` file:UserWarning")
+# what a file says is kept, and validate says so
+_STATED = ("stands twice", "no drop was counted")
 
 
 def seeds() -> dict[str, bytes]:
@@ -133,29 +135,7 @@ def attempt(content: bytes, format: str | None, name: str = "layer1_x") -> None:
             assert "\n" not in str(error) and not output.exists()
             return
         problems = validate_trace(output).problems
-        assert [p for p in problems if "stands twice" not in p and _GAP not in p] == []
-
-
-@settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-@pytest.mark.parametrize("name", sorted(SEEDS))
-def test_damaged_files(name: str, data: st.DataObject) -> None:
-    content = bytearray(SEEDS[name])
-    for _ in range(data.draw(st.integers(0, 4))):
-        place = data.draw(st.integers(0, max(0, len(content) - 1)))
-        kind = data.draw(st.sampled_from(["flip", "cut", "insert", "remove", "digit"]))
-        if kind == "flip" and content:
-            content[place] = data.draw(st.integers(0, 255))
-        elif kind == "cut":
-            del content[place:]
-        elif kind == "insert":
-            words = [b"\n", b",", b"null", b"-1", b"99999999999", b"[]", b"{}", b'"', b"1e400"]
-            content[place:place] = data.draw(st.sampled_from(words) | st.binary(max_size=9))
-        elif kind == "remove":
-            del content[place : place + data.draw(st.integers(1, 40))]
-        elif content:
-            content[place] = data.draw(st.sampled_from(b"0123456789"))
-    attempt(bytes(content), None, "layer1_x" + SUFFIXES.get(name, ""))
+        assert [p for p in problems if not any(words in p for words in _STATED)] == []
 
 
 @settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
