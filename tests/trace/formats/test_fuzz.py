@@ -12,15 +12,17 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from moeprof.errors import InputError
 from moeprof.trace import validate_trace
 from moeprof.trace.formats import format_names, import_trace
 from tests.trace.formats.files import gguf, routing, safetensors, write_csv, write_lines
-from tests.trace.formats.test_engines import npy, response
+from tests.trace.formats.test_engines import npy, recorder, response, saved, tensor
 
 EXAMPLES = int(os.environ.get("MOEPROF_FUZZ_EXAMPLES", "12"))
 REPEATABLE = "MOEPROF_FUZZ_EXAMPLES" not in os.environ  # the long run draws anew each time
@@ -117,6 +119,17 @@ def seeds() -> dict[str, bytes]:
         gguf({"blk.1.ffn_up_exps.weight.counts": np.ones((4, 1), np.float32)})
     )
     (folder / "trtllm").write_bytes(safetensors({"1_0": np.ones(4, np.int64)}))
+    sample = {"tokens": list(range(13)), "response_length": 8}
+    torch_files = {
+        "sglang-stat": {"logical_count": tensor(np.ones((2, 3, 4), np.int32))},
+        "sglang-recorder": recorder(per_token=True)[0],
+        "sglang-passes": recorder(per_token=False)[0],
+        "slime": {"samples": [sample | {"rollout_routed_experts": tensor(ids.astype(np.int32))}]},
+    }
+    for name, content in torch_files.items():
+        saved(folder / name, content)
+    table = {f"experts.{n}": pa.array(ids[:, n].tolist(), pa.list_(pa.int32(), 2)) for n in (0, 1)}
+    parquet.write_table(pa.table(table), folder / "parquet")
     return {f.name.split(".")[0].split("_")[-1]: f.read_bytes() for f in folder.iterdir()}
 
 
@@ -139,6 +152,28 @@ def attempt(content: bytes, format: str | None, name: str = "layer1_x") -> None:
 
 
 @settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.parametrize("name", sorted(SEEDS))
+def test_damaged_files(name: str, data: st.DataObject) -> None:
+    content = bytearray(SEEDS[name])
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = data.draw(st.integers(0, max(0, len(content) - 1)))
+        kind = data.draw(st.sampled_from(["flip", "cut", "insert", "remove", "digit"]))
+        if kind == "flip" and content:
+            content[place] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del content[place:]
+        elif kind == "insert":
+            words = [b"\n", b",", b"null", b"-1", b"99999999999", b"[]", b"{}", b'"', b"1e400"]
+            content[place:place] = data.draw(st.sampled_from(words) | st.binary(max_size=9))
+        elif kind == "remove":
+            del content[place : place + data.draw(st.integers(1, 40))]
+        elif content:
+            content[place] = data.draw(st.sampled_from(b"0123456789"))
+    attempt(bytes(content), None, "layer1_x" + SUFFIXES.get(name, ""))
+
+
+@settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 @example(content=b"")
 @example(content=b"\x1f\x8b\x08\x00")
@@ -148,17 +183,14 @@ def test_any_bytes_in_any_format(name: str, content: bytes) -> None:
     attempt(content, name)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["experts", "layers", "step", "choices", "0", "records", "prompts"]),
-            inner,
-            max_size=3,
-        )
-    ),
-    max_leaves=8,
+KEYS = ["experts", "layers", "step", "choices", "0", "records", "prompts", "logical_count"]
+LEAVES = st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=4)
+JSON: st.SearchStrategy[object] = st.deferred(
+    lambda: (
+        LEAVES
+        | st.lists(JSON, max_size=2)
+        | st.dictionaries(st.sampled_from(KEYS), JSON, max_size=2)
+    )
 )
 
 
