@@ -200,15 +200,20 @@ def test_slime_samples(tmp_path: Path) -> None:
 
 
 class Evil:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self) -> Any:
-        return (Path.touch, (Path("/tmp/moeprof-was-unpickled"),))
+        return (Path.touch, (self.mark,))
 
 
 def test_a_pt_file_with_code_in_it_is_refused(tmp_path: Path) -> None:
-    file = saved(tmp_path / "r.pt", {"logical_count": Evil()})
+    file = saved(tmp_path / "r.pt", {"logical_count": Evil(tmp_path / "unpickled")})
     with pytest.raises(InputError, match="cannot be loaded safely"):
         import_trace(file, tmp_path / "t")
-    assert not Path("/tmp/moeprof-was-unpickled").exists()
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_llamacpp_tables(tmp_path: Path) -> None:

@@ -34,7 +34,13 @@ _STATED = ("stands twice", "no drop was counted")
 
 def seeds() -> dict[str, bytes]:
     """A sound file of each format that is one file, as bytes."""
-    folder = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as folder:
+        write_seeds(Path(folder))
+        files = list(Path(folder).iterdir())
+        return {file.name.split(".")[0].split("_")[-1]: file.read_bytes() for file in files}
+
+
+def write_seeds(folder: Path) -> None:
     ids = routing()
     rows = [[t, n, *ids[t, n]] for t in range(12) for n in range(3)]
     route = [
@@ -130,7 +136,6 @@ def seeds() -> dict[str, bytes]:
         saved(folder / name, content)
     table = {f"experts.{n}": pa.array(ids[:, n].tolist(), pa.list_(pa.int32(), 2)) for n in (0, 1)}
     parquet.write_table(pa.table(table), folder / "parquet")
-    return {f.name.split(".")[0].split("_")[-1]: f.read_bytes() for f in folder.iterdir()}
 
 
 SEEDS = seeds()
