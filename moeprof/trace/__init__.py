@@ -1,6 +1,7 @@
 """The recording: what it holds, how it is written, read, checked and made up."""
 
 from moeprof.trace.counts import write_counts
+from moeprof.trace.edit import EditResult, migrate_trace, redact_trace, slice_trace
 from moeprof.trace.inspection import TraceInfo, describe_trace, validate_trace
 from moeprof.trace.merge import MergeResult, merge_traces
 from moeprof.trace.reader import LayerBatch, Trace, open_trace
@@ -9,6 +10,7 @@ from moeprof.trace.synthetic import synthesize_rows
 from moeprof.trace.writer import TraceWriter
 
 __all__ = [
+    "EditResult",
     "LayerBatch",
     "MergeResult",
     "Phase",
@@ -20,7 +22,10 @@ __all__ = [
     "TraceWriter",
     "describe_trace",
     "merge_traces",
+    "migrate_trace",
     "open_trace",
+    "redact_trace",
+    "slice_trace",
     "synthesize_rows",
     "validate_trace",
     "write_counts",

@@ -1,5 +1,6 @@
 """Results as text for a terminal: 80 columns, aligned, with units, and no colour to rely on."""
 
+from moeprof.report.text.conversion import edit_text, export_text, import_text, merge_text
 from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
 from moeprof.report.text.hardware import hardware_list_text, hardware_text, probe_text
@@ -13,13 +14,17 @@ from moeprof.report.text.trace import trace_info_text
 
 __all__ = [
     "curve_text",
+    "edit_text",
+    "export_text",
     "findings_text",
     "hardware_list_text",
     "hardware_text",
+    "import_text",
     "judgement_text",
     "ledger_text",
     "load_text",
     "locality_text",
+    "merge_text",
     "model_text",
     "models_text",
     "probe_text",

@@ -1,0 +1,268 @@
+"""Sources that only count: imatrix GGUF, TensorRT-LLM statistics, EPLB load matrices."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.errors import InputError
+from moeprof.trace.formats.block import CountTable, Findings, Format, Head, Import, Options
+from moeprof.trace.formats.json_lines import object_of
+from moeprof.trace.formats.reading import open_bytes, read_json, reading
+
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+_F32 = 0
+_MOST_ENTRIES = 1 << 20  # keys or tensors: more is no GGUF
+_COUNTS = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight\.counts")
+
+
+class GgufTensor(NamedTuple):
+    """Where one tensor of a GGUF file stands."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int  # from the start of the data
+
+
+class _Gguf:
+    """The metadata and tensor list of a GGUF file (version 2 and 3, little-endian)."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        magic, version, tensors, keys = self._take("<4sIQQ")
+        if magic != b"GGUF" or version not in (2, 3):
+            raise ValueError(f"no GGUF of version 2 or 3 (version {version})")
+        if max(tensors, keys) > _MOST_ENTRIES:
+            raise ValueError(f"{max(tensors, keys):,} entries")
+        self.metadata = dict(self._entry() for _ in range(keys))
+        self.tensors = [self._tensor() for _ in range(tensors)]
+        alignment = int(self.metadata.get("general.alignment", 32))
+        if alignment < 1:
+            raise ValueError(f"alignment {alignment}")
+        self._data = math.ceil(file.tell() / alignment) * alignment
+
+    def floats(self, tensor: GgufTensor) -> NDArray[np.float32]:
+        """The values of an F32 tensor, flat."""
+        if tensor.kind != _F32:
+            raise ValueError(f"{tensor.name} is not F32")
+        self._file.seek(self._data + tensor.offset)
+        data = self._file.read(4 * math.prod(tensor.shape))
+        if len(data) < 4 * math.prod(tensor.shape):
+            raise ValueError(f"the file ends within {tensor.name}")
+        return np.frombuffer(data, "<f4")
+
+    def _take(self, layout: str) -> tuple[Any, ...]:
+        return struct.unpack(layout, self._file.read(struct.calcsize(layout)))
+
+    def _string(self) -> str:
+        (length,) = self._take("<Q")
+        if length > 1 << 24:
+            raise ValueError(f"a string of {length:,} bytes")
+        return self._file.read(length).decode("utf-8", errors="replace")
+
+    def _entry(self) -> tuple[str, Any]:
+        name = self._string()
+        (kind,) = self._take("<I")
+        return name, self._value(kind, 0)
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind == _ARRAY and depth < 4:
+            inner, count = self._take("<IQ")
+            if count > 1 << 24:
+                raise ValueError(f"an array of {count:,} values")
+            return [self._value(inner, depth + 1) for _ in range(count)]
+        return self._take("<" + _NUMBERS[kind])[0]
+
+    def _tensor(self) -> GgufTensor:
+        name = self._string()
+        (dimensions,) = self._take("<I")
+        if dimensions > 4:
+            raise ValueError(f"{name} has {dimensions} dimensions")
+        shape = self._take(f"<{dimensions}Q")
+        kind, offset = self._take("<IQ")
+        return GgufTensor(name, shape, kind, offset)
+
+
+def detect_imatrix(head: Head) -> bool:
+    """GGUF; whether it is an importance matrix its tensors say."""
+    return head.data.startswith(b"GGUF")
+
+
+def read_imatrix(paths: Sequence[Path], options: Options) -> Import:
+    """Activations of each expert over the calibration text; several files add up as windows."""
+    return Import(counts=lambda found: _windows(paths, _imatrix, found))
+
+
+def _windows(paths: Sequence[Path], read: Any, found: Findings) -> CountTable:
+    """Each file is a window; all must be of one shape."""
+    tables = [read(path, found) for path in paths]
+    first = tables[0]
+    for path, table in zip(paths, tables, strict=True):
+        if table.layers != first.layers or table.counts.shape[2] != first.counts.shape[2]:
+            raise InputError(f"{path}: differs from {paths[0]} in layers or experts")
+    return CountTable(first.layers, np.concatenate([table.counts for table in tables]))
+
+
+def _imatrix(path: Path, found: Findings) -> CountTable:
+    with reading(path, "imatrix GGUF"), open_bytes(path) as file:
+        gguf = _Gguf(file)
+        by_layer: dict[int, NDArray[np.float32]] = {}
+        for tensor in gguf.tensors:
+            match = _COUNTS.fullmatch(tensor.name)
+            if match is None:
+                continue
+            if math.prod(tensor.shape) < 2:
+                found.skip("layer whose counts collapsed to one value")
+                continue
+            by_layer.setdefault(int(match[1]), gguf.floats(tensor))
+        if not by_layer:
+            raise InputError(f"{path}: this GGUF has no counts of experts (<tensor>.counts)")
+        layers = tuple(sorted(by_layer))
+        values = np.stack([by_layer[layer] for layer in layers]).astype(np.float64)
+        return CountTable(layers, _whole(values)[None])
+
+
+def _whole(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Counts as integers. ValueError unless they are finite and not negative."""
+    if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) >= 2**62:
+        raise ValueError("a count is negative or not finite")
+    return np.asarray(np.rint(values).astype(np.int64))
+
+
+def detect_trtllm(head: Head) -> bool:
+    """A folder of `rank*.safetensors`, its meta_info.json, or one of the rank files."""
+    if head.names:
+        return any(re.fullmatch(r"rank\d+\.safetensors", name) for name in head.names)
+    if head.path.name == "meta_info.json":
+        return {"num_experts", "num_experts_per_token"} <= set(object_of(head.text))
+    return bool(re.match(rb'.{8}\{.*?"\d+_\d+":\{"dtype":"I64"', head.data[:65536], re.DOTALL))
+
+
+def read_trtllm(paths: Sequence[Path], options: Options) -> Import:
+    """Iterations are windows; ranks add up."""
+    return Import(counts=lambda found: _trtllm(paths, found))
+
+
+def _trtllm(paths: Sequence[Path], found: Findings) -> CountTable:
+    files = list(_rank_files(paths))
+    counts: dict[tuple[int, int], NDArray[np.int64]] = {}
+    for file in files:
+        with reading(file, "TensorRT-LLM statistics"):
+            for name, values in _safetensors(file):
+                match = re.fullmatch(r"(\d+)_(\d+)", name)
+                if match is None:
+                    found.skip("tensor that is no iteration and layer")
+                    continue
+                key = int(match[1]), int(match[2])
+                counts[key] = counts.get(key, 0) + values
+    if not counts:
+        raise InputError(f"{paths[0]}: no counts of iterations in it")
+    found.top_k = _stated_top_k(paths, files)
+    return _table_of(counts)
+
+
+def _table_of(counts: dict[tuple[int, int], NDArray[np.int64]]) -> CountTable:
+    """(iteration, layer) -> [experts] as one table."""
+    iterations = sorted({iteration for iteration, _ in counts})
+    layers = sorted({layer for _, layer in counts})
+    experts = max(len(values) for values in counts.values())
+    table = np.zeros((len(iterations), len(layers), experts), np.int64)
+    for (iteration, layer), values in counts.items():
+        place = iterations.index(iteration), layers.index(layer)
+        table[place][: len(values)] = values
+    return CountTable(tuple(layers), table)
+
+
+def _rank_files(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        if path.is_dir() or path.name == "meta_info.json":
+            yield from sorted(folder.glob("rank*.safetensors"))
+        else:
+            yield path
+
+
+def _stated_top_k(paths: Sequence[Path], files: Sequence[Path]) -> int | None:
+    meta = (paths[0] if paths[0].is_dir() else files[0].parent) / "meta_info.json"
+    if not meta.is_file():
+        return None
+    with reading(meta, "JSON"):
+        return int(read_json(meta)["num_experts_per_token"])
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Every I64 vector of a safetensors file."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > 100 << 20:
+            raise ValueError("no safetensors: its header is too long")
+        header = json.loads(file.read(length))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = entry["data_offsets"]
+            if entry["dtype"] != "I64" or len(entry["shape"]) != 1 or not 0 <= begin <= end:
+                raise ValueError(f"{name} is {entry['dtype']} {entry['shape']}, not counts")
+            file.seek(8 + length + begin)
+            data = file.read(min(end - begin, 8 * entry["shape"][0]))
+            values = np.frombuffer(data, "<i8")
+            if len(values) != entry["shape"][0] or values.min(initial=0) < 0:
+                raise ValueError(f"{name} is cut off or negative")
+            yield name, values
+
+
+def detect_load(head: Head) -> bool:
+    """An .npy of two or three dimensions whose file is not a mosl layer, or JSON logical_count."""
+    if head.data.startswith(b"\x93NUMPY"):
+        return not re.fullmatch(r"layer\d+\.npy", head.path.name)
+    return head.text.lstrip()[:1] == "{" and '"logical_count"' in head.text
+
+
+def read_load(paths: Sequence[Path], options: Options) -> Import:
+    """[layers, experts] or [windows, layers, experts]; MoE layers, or all with dense ones zero."""
+    return Import(counts=lambda found: _windows(paths, lambda p, f: _load(p, f, options), found))
+
+
+def _load(path: Path, found: Findings, options: Options) -> CountTable:
+    with reading(path, "a load matrix"):
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.array(read_json(path)["logical_count"])
+        if values.ndim not in (2, 3) or values.dtype.kind not in "iuf":
+            raise ValueError(f"{values.dtype} {values.shape}, not [layers, experts] counts")
+        counts = _whole(values[None] if values.ndim == 2 else values)
+        if options.moe_layers is not None and counts.shape[1] == len(options.moe_layers):
+            return CountTable(options.moe_layers, counts)
+        found.note("layers are counted as they stand; --model names native ones")
+        used = np.flatnonzero(counts.any(axis=(0, 2)))
+        return CountTable(tuple(used.tolist()), counts[:, used])
+
+
+IMATRIX_FORMAT = Format("imatrix", "llama.cpp imatrix GGUF, counts", detect_imatrix, read_imatrix)
+TRTLLM_FORMAT = Format("trtllm", "TensorRT-LLM expert statistics", detect_trtllm, read_trtllm)
+LOAD_FORMAT = Format("load", "EPLB load matrix, .npy or JSON logical_count", detect_load, read_load)
