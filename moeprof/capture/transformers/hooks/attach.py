@@ -33,7 +33,7 @@ class Tap:
     def __init__(self, devices: Sequence[torch.device]) -> None:
         import torch
 
-        self.library = graph_ops.register()
+        self.operators = graph_ops.register()
         self.number = graph_ops.new_tap()
         self.claim = graph_ops.make_claims()
         self._anchors = {}
