@@ -57,15 +57,15 @@ def disconnect(tap: int) -> None:
 @functools.cache
 def register() -> Any:
     """Define the operators, once a process; returns what keeps them defined."""
-    import torch
+    from torch import library as torch_library
 
-    library = torch.library.Library("moeprof", "FRAGMENT")
+    operators = torch_library.Library("moeprof", "FRAGMENT")
     for name, implementation in (("begin", _begin), ("route", _route), ("end", _end)):
         tags = () if name == "route" else tuple(_unsafe_in_cuda_graphs())
-        library.define(name + SCHEMAS[name], tags=tags)
-        library.impl(name, implementation, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"moeprof::{name}", _nothing, lib=library)
-    return library
+        operators.define(name + SCHEMAS[name], tags=tags)
+        operators.impl(name, implementation, "CompositeExplicitAutograd")
+        torch_library.register_fake(f"moeprof::{name}", _nothing, lib=operators)
+    return operators
 
 
 def make_claims() -> Callable[[int, int], bool]:
