@@ -1,5 +1,22 @@
-"""Replay of expert caches: the exact LRU curve."""
+"""Replay of expert caches: any policy at any size, and the exact LRU curve."""
 
-from moeprof.cache.curve import LruCurve, Scope, lru_curve
+from moeprof.cache.contracts import CONTRACTS, Contract
+from moeprof.cache.curve import LruCurve, lru_curve
+from moeprof.cache.policies import POLICIES
+from moeprof.cache.quotas import best_quotas
+from moeprof.cache.replay import replay_cache
+from moeprof.cache.requests import Scope
+from moeprof.cache.results import CacheReplay, CacheReplays
 
-__all__ = ["LruCurve", "Scope", "lru_curve"]
+__all__ = [
+    "CONTRACTS",
+    "POLICIES",
+    "CacheReplay",
+    "CacheReplays",
+    "Contract",
+    "LruCurve",
+    "Scope",
+    "best_quotas",
+    "lru_curve",
+    "replay_cache",
+]

@@ -12,23 +12,16 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.analysis.counting import refuse_foreign_ids
 from moeprof.cache.events import Steps, event_chunks, find_steps
+from moeprof.cache.requests import Scope, parse_scope
 from moeprof.errors import InputError
 from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Phase, Trace
-
-
-class Scope(StrEnum):
-    """What shares the slots."""
-
-    LAYER = "layer"  # every layer has its own, equally many
-    GLOBAL = "global"  # one pool for all layers
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,9 @@ def lru_curve(
     miss reads. Raises InputError where nothing is, or for an unknown scope or format, and
     TraceError where the recording is damaged.
     """
-    scope = _scope(scope)
+    scope = parse_scope(scope)
+    if scope is Scope.QUOTA:
+        raise InputError("a curve over equal sizes has scope layer or global, not quota")
     if not trace.tokens or not trace.layers:
         raise InputError(f"{trace}: holds no tokens to replay")
     tokens = trace.tokens if phase is None else int((trace.phase == phase).sum())
@@ -115,11 +110,10 @@ def lru_curve(
     )
 
 
-def _scope(name: Scope | str) -> Scope:
-    try:
-        return Scope(name)
-    except ValueError:
-        raise InputError(f"scope '{name}' is not one of {', '.join(Scope)}") from None
+def layer_hits(trace: Trace, steps: Steps) -> NDArray[np.int64]:
+    """[layers, experts] LRU hits of each layer's own cache of 1, 2, ... slots over `steps`."""
+    histogram, _ = _layer_histograms(trace, steps)
+    return np.cumsum(histogram[:, :-1], axis=1)
 
 
 def _layer_histograms(trace: Trace, steps: Steps) -> tuple[NDArray[np.int64], int]:

@@ -39,7 +39,8 @@ def find_steps(trace: Trace, phase: Phase | None = None) -> Steps:
 def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[EventChunk]:
     """The events of `layers` in engine order, a bounded number of rows at a time.
 
-    A step that straddles two stored batches is held back until it is whole.
+    A step that straddles two stored batches is held back until it is whole; rows after the last
+    step are not read.
     """
     event = start = 0  # of the first row in hand
     experts = recorded = None
@@ -54,6 +55,8 @@ def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[
             yield EventChunk(experts[:, :cut], recorded[:, :cut], starts, event)
         experts, recorded = experts[:, cut:], recorded[:, cut:]
         event, start = stop, start + cut
+        if stop == len(steps.starts) - 1:
+            return
 
 
 def _stacked(

@@ -211,3 +211,61 @@ def global_distances(
             for i in range(count):
                 _touch(timeline, layer * size + members[i])
     return foreign
+
+
+@njit(cache=True, nogil=True)
+def next_uses(
+    experts: NDArray[np.unsignedinteger],
+    recorded: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    first_event: int,
+    seen: NDArray[np.int32],
+    future: NDArray[np.int32],
+) -> None:
+    """Fill `future` [layers, rows, k] with the next step that names the expert, -1 for none.
+
+    Goes from the last step to the first; `seen` [layers, experts] is the step that named each
+    expert last so far, carried from chunk to chunk.
+    """
+    layers, size = seen.shape
+    for index in range(starts.shape[0] - 2, -1, -1):
+        for layer in range(layers):
+            for row in range(starts[index], starts[index + 1]):
+                if recorded[layer, row]:
+                    for slot in range(experts.shape[2]):
+                        expert = experts[layer, row, slot]
+                        if expert < size:
+                            future[layer, row, slot] = seen[layer, expert]
+            for row in range(starts[index], starts[index + 1]):
+                if recorded[layer, row]:
+                    for slot in range(experts.shape[2]):
+                        expert = experts[layer, row, slot]
+                        if expert < size:
+                            seen[layer, expert] = first_event + index
+
+
+@njit(cache=True, nogil=True)
+def count_uses(
+    experts: NDArray[np.unsignedinteger],
+    recorded: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    first_event: int,
+    window: tuple[int, int],
+    last: NDArray[np.int64],
+    uses: NDArray[np.int64],
+) -> None:
+    """Add to `uses` [layers, experts] the events from step window[0] up to window[1] that name
+    each expert; `last` [layers, experts] is its last event so far, -1 while there is none.
+    """
+    layers, size = uses.shape
+    for index in range(starts.shape[0] - 1):
+        event = first_event + index
+        if window[0] <= event < window[1]:
+            for layer in range(layers):
+                for row in range(starts[index], starts[index + 1]):
+                    if recorded[layer, row]:
+                        for slot in range(experts.shape[2]):
+                            expert = experts[layer, row, slot]
+                            if expert < size and last[layer, expert] != event:
+                                last[layer, expert] = event
+                                uses[layer, expert] += 1

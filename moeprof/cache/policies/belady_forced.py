@@ -1,0 +1,69 @@
+"""Forced-admit Belady: all misses of an event are admitted, every other resident may go.
+
+The distance to Belady with bypass is what bypassing is worth, the distance to an online policy
+what knowing the future is (arXiv 2608.07911).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.cache.policies.setup import Setup
+from moeprof.cache.policies.shelf import NO_EVENT, Shelf, hook, ignore
+from moeprof.cache.policies.tree import ABSENT, Tree, new_tree, set_key, take_lowest
+
+arrive = ignore
+FORESIGHT = True
+
+
+class State(NamedTuple):
+    """Keys are next uses, negated; what the event brought in has none until another comes."""
+
+    tree: Tree
+    fresh: NDArray[np.int32]  # [items] brought in by the event
+    count: NDArray[np.int64]  # [2] how many, and by which event
+
+
+def new_state(setup: Setup) -> State:
+    """Nothing was brought in."""
+    return State(
+        new_tree(setup.items), np.zeros(setup.items, np.int32), np.array([0, -1], np.int64)
+    )
+
+
+@hook
+def _settle(shelf: Shelf, state: State, event: int) -> None:
+    """What earlier events brought in may go from now on."""
+    if state.count[1] != event or event == NO_EVENT:
+        for i in range(state.count[0]):
+            item = state.fresh[i]
+            if shelf.resident[item]:
+                set_key(state.tree, item, -shelf.next_use[item])
+        state.count[0] = 0
+        state.count[1] = event
+
+
+@hook
+def hit(shelf: Shelf, state: State, item: int, event: int) -> None:
+    """Its next use is another."""
+    _settle(shelf, state, event)
+    set_key(state.tree, item, -shelf.next_use[item])
+
+
+@hook
+def evict(shelf: Shelf, state: State, item: int, event: int) -> int:
+    """The one that is needed last, but for what the event brought in."""
+    _settle(shelf, state, event)
+    return take_lowest(state.tree, shelf, NO_EVENT)
+
+
+@hook
+def insert(shelf: Shelf, state: State, item: int, event: int) -> None:
+    """Safe until the event is over."""
+    _settle(shelf, state, event)
+    set_key(state.tree, item, ABSENT)
+    state.fresh[state.count[0]] = item
+    state.count[0] += 1

@@ -1,0 +1,308 @@
+"""Replay of a trace through expert caches: any policy, under a named contract, at any size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.analysis.counting import refuse_foreign_ids
+from moeprof.cache.contracts import Contract, find_contract, refuse_mixed
+from moeprof.cache.events import EventChunk, Steps, event_chunks, find_steps
+from moeprof.cache.foresight import next_steps
+from moeprof.cache.policies import POLICIES, load_policy
+from moeprof.cache.quotas import quotas_for
+from moeprof.cache.requests import (
+    Cell,
+    Scope,
+    expert_sizes,
+    judged_from,
+    parse_scope,
+    slot_counts,
+)
+from moeprof.cache.results import CacheReplay, CacheReplays
+from moeprof.errors import InputError
+from moeprof.trace import Phase, Trace
+
+
+def replay_cache(
+    trace: Trace,
+    *,
+    policy: str | Sequence[str] = "lru",
+    slots: int | Sequence[int] = (),
+    fraction: float | Sequence[float] = (),
+    budget_bytes: int | None = None,
+    scope: Scope | str = Scope.LAYER,
+    contract: str | Contract | Sequence[str | Contract] = "atomic",
+    across_contracts: bool = False,
+    phase: Phase | None = None,
+    precision: str | Mapping[Any, str] = "bf16",
+    fit: float | None = None,
+    seed: int = 0,
+    events: bool = False,
+    steps: Steps | None = None,
+) -> CacheReplays:
+    """Replay `trace` through every policy at every size, and count.
+
+    `slots` are per layer, in all for scope global, on average for scope quota; `fraction` is the
+    same as a share of all experts; `budget_bytes` counts capacity in bytes instead, for all layers
+    together. What is fitted (static lists, quotas) learns on the first `fit` of the steps, a half
+    if None, and then all rows count the later steps alone; caches are warm by then. `events` keeps
+    the accesses and misses of every event; `steps` replays other steps than the trace's own.
+
+    Raises InputError for what cannot be replayed, TraceError where the recording is damaged.
+    """
+    if not trace.tokens or not trace.layers:
+        raise InputError(f"{trace}: holds no tokens to replay")
+    scope = parse_scope(scope)
+    cells = _cells(trace, policy, slots, fraction, budget_bytes, scope, contract, seed, precision)
+    refuse_mixed((cell.contract.name for cell in cells), across_contracts)
+    steps = steps or find_steps(trace, phase)
+    if len(steps.starts) < 2 or not steps.starts[-1]:
+        raise InputError(f"{trace}: holds no {Phase(phase or 0).name.lower()} tokens")
+    total = len(steps.starts) - 1
+    first = judged_from([cell.policy for cell in cells], scope, fit, total)
+    job = _Job(trace, steps, first, expert_sizes(trace, precision), events)
+    return _results(job, cells, _replay_all(job, cells), phase, precision)
+
+
+class _Job(NamedTuple):
+    """What all replays of one call share."""
+
+    trace: Trace
+    steps: Steps
+    first: int  # judged step
+    sizes: NDArray[np.int64] | None  # [layers] bytes of an expert
+    events: bool
+
+
+@dataclass
+class _Counted:
+    """One cell's counts, layers stacked as they are done."""
+
+    totals: NDArray[np.int64]  # [layers, 3]
+    accesses: NDArray[np.int64] | None  # [layers, steps]
+    misses: NDArray[np.int64] | None
+    quotas: list[int] | None = None
+
+
+def _cells(
+    trace: Trace,
+    policy: str | Sequence[str],
+    slots: int | Sequence[int],
+    fraction: float | Sequence[float],
+    budget_bytes: int | None,
+    scope: Scope,
+    contract: str | Contract | Sequence[str | Contract],
+    seed: int,
+    precision: str | Mapping[Any, str],
+) -> list[Cell]:
+    """Every policy at every size under every contract."""
+    policies = [policy] if isinstance(policy, str) else list(policy)
+    for name in policies:
+        load_policy(name)
+    named = [contract] if isinstance(contract, str | Contract) else list(contract)
+    sizes = [slots] if isinstance(slots, int) else list(slots)
+    shares = [fraction] if isinstance(fraction, float | int) else list(fraction)
+    if budget_bytes is not None:
+        if sizes or shares:
+            raise InputError("give slots, a fraction or a budget in bytes, not two of them")
+        sizes = [_slots_of(trace, budget_bytes, scope, precision)]
+    counts = slot_counts(trace, scope, sizes, shares)
+    return [
+        Cell(name, count, scope, find_contract(rules), seed, budget_bytes)
+        for rules in named
+        for count in counts
+        for name in policies
+    ]
+
+
+def _slots_of(
+    trace: Trace, budget_bytes: int, scope: Scope, precision: str | Mapping[Any, str]
+) -> int:
+    """Experts of the mean size that `budget_bytes` hold, per layer unless the scope is global."""
+    sizes = expert_sizes(trace, precision)
+    if sizes is None:
+        raise InputError(f"{trace}: the model's tensors are not known, so no budget in bytes")
+    if scope is Scope.QUOTA:
+        raise InputError("scope quota shares out slots: give --slots, not a budget in bytes")
+    share = 1 if scope is Scope.GLOBAL else len(trace.layers)
+    most = trace.experts_per_layer * len(trace.layers) // share
+    slots = int(budget_bytes // share // sizes.mean())
+    if slots < 1:
+        raise InputError(
+            f"budget of {budget_bytes} bytes: one expert takes {int(sizes.mean())}"
+            + ("" if share == 1 else f", and {share} layers have a cache each")
+        )
+    return min(slots, most)
+
+
+def _replay_all(job: _Job, cells: list[Cell]) -> list[_Counted]:
+    """A thread a layer where layers have their own cache, a thread a cell where they share one."""
+    scope, layers = cells[0].scope, list(range(len(job.trace.layers)))
+    groups = [layers] if scope is Scope.GLOBAL else [[layer] for layer in layers]
+    batches = [[cell] for cell in cells] if scope is Scope.GLOBAL else [cells]
+    quotas = _quotas(job, cells) if scope is Scope.QUOTA else {}
+    tasks = [(group, batch) for batch in batches for group in groups]
+
+    def run(task: tuple[list[int], list[Cell]]) -> list[_Counted]:
+        return _replay_group(job, *task, quotas)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = list(pool.map(run, tasks))
+    if scope is Scope.GLOBAL:
+        return [counted for (counted,) in done]
+    return [
+        _stacked(parts, quotas.get(cell.slots))
+        for cell, parts in zip(cells, zip(*done, strict=True), strict=True)
+    ]
+
+
+def _stacked(parts: Sequence[_Counted], quotas: list[int] | None) -> _Counted:
+    """The layers of one cell together."""
+    accesses = [part.accesses for part in parts if part.accesses is not None]
+    misses = [part.misses for part in parts if part.misses is not None]
+    return _Counted(
+        np.concatenate([part.totals for part in parts]),
+        np.concatenate(accesses) if accesses else None,
+        np.concatenate(misses) if misses else None,
+        quotas,
+    )
+
+
+def _quotas(job: _Job, cells: list[Cell]) -> dict[int, list[int]]:
+    """Slots of each layer by mean slots, fitted on the steps before the judged ones."""
+    return quotas_for(job.trace, job.steps, job.first, sorted({cell.slots for cell in cells}))
+
+
+def _replay_group(
+    job: _Job, group: list[int], cells: list[Cell], quotas: Mapping[int, list[int]]
+) -> list[_Counted]:
+    """All `cells` over the layers of `group`, which share a cache, in one pass over their ids."""
+    from moeprof.cache.running import Running
+
+    names = [job.trace.layers[ordinal] for ordinal in group]
+    chunks: list[EventChunk] | None = None
+    if any(_knows_the_future(cell) or POLICIES[cell.policy].fitted for cell in cells):
+        chunks = list(event_chunks(job.trace, names, job.steps))
+    learned = _uses(job, len(group), chunks, cells)
+    caches = [
+        Running(
+            cell,
+            layers=len(group),
+            experts=job.trace.experts_per_layer,
+            slots=quotas[cell.slots][group[0]] if quotas else cell.slots,
+            expert_bytes=None if job.sizes is None else job.sizes[group],
+            share=len(group) / len(job.trace.layers),
+            first=job.first,
+            steps=len(job.steps.starts) - 1 if job.events else 0,
+            uses=learned.get(POLICIES[cell.policy].fitted),
+        )
+        for cell in cells
+    ]
+    futures: Iterator[NDArray[np.int32]] | None = None
+    if chunks is not None and any(map(_knows_the_future, cells)):
+        futures = iter(next_steps(chunks, job.trace.experts_per_layer))
+    for chunk in chunks if chunks is not None else event_chunks(job.trace, names, job.steps):
+        future = None if futures is None else next(futures)
+        for cache in caches:
+            cache.take(chunk, future)
+    return [_finished(job, cache, names) for cache in caches]
+
+
+def _knows_the_future(cell: Cell) -> bool:
+    return bool(getattr(load_policy(cell.policy), "FORESIGHT", False))
+
+
+def _uses(
+    job: _Job, layers: int, chunks: list[EventChunk] | None, cells: list[Cell]
+) -> dict[str, NDArray[np.int64]]:
+    """[layers, experts] uses in the window that each kind of fitted policy learns on."""
+    from moeprof.cache.kernels import count_uses
+
+    total = len(job.steps.starts) - 1
+    windows = {"fit": (0, job.first), "judged": (job.first, total)}
+    kinds = {POLICIES[cell.policy].fitted for cell in cells} - {""}
+    shape = (layers, job.trace.experts_per_layer)
+    uses = {kind: np.zeros(shape, np.int64) for kind in kinds}
+    for kind, counted in uses.items():
+        last = np.full(shape, -1, np.int64)
+        for chunk in chunks or ():
+            count_uses(
+                chunk.experts, chunk.recorded, chunk.starts, chunk.first_event, windows[kind],
+                last, counted,
+            )  # fmt: skip
+    return uses
+
+
+def _finished(job: _Job, cache: Any, names: list[int]) -> _Counted:
+    """The counts of one cache, once every id was seen to name an expert."""
+    tally = cache.tally
+    for layer, foreign in zip(names, tally.foreign.tolist(), strict=True):
+        refuse_foreign_ids(job.trace, layer, foreign)
+    if not job.events:
+        return _Counted(tally.totals, None, None)
+    return _Counted(tally.totals, tally.accesses[:, job.first :], tally.misses[:, job.first :])
+
+
+def _results(
+    job: _Job,
+    cells: list[Cell],
+    counted: list[_Counted],
+    phase: Phase | None,
+    precision: str | Mapping[Any, str],
+) -> CacheReplays:
+    """Rows with what the counts come to per token."""
+    trace = job.trace
+    tokens = np.diff(job.steps.starts)[job.first :]
+    total = int(tokens.sum())
+    rows = [_row(job, cell, count, total) for cell, count in zip(cells, counted, strict=True)]
+    if not rows[0].accesses:
+        raise InputError(f"{trace}: no layer was recorded for any token to replay")
+    return CacheReplays(
+        rows=rows,
+        contracts=list({cell.contract.name: cell.contract for cell in cells}.values()),
+        phase="all" if phase is None else phase.name.lower(),
+        layers=len(trace.layers),
+        experts=trace.experts_per_layer,
+        steps=len(tokens),
+        fit_steps=job.first,
+        tokens=total,
+        precision=precision if isinstance(precision, str) else "mixed",
+        bytes_per_expert=None if job.sizes is None else int(job.sizes.mean()),
+        token_cycle=len(trace.layers) * trace.top_k,
+        hitless_slots=(len(trace.layers) - 1) * trace.top_k,
+        seed=cells[0].seed,
+        step_tokens=tokens,
+    )
+
+
+def _row(job: _Job, cell: Cell, counted: _Counted, tokens: int) -> CacheReplay:
+    """One line of the table."""
+    accesses, misses, loads = counted.totals.sum(axis=0).tolist()
+    by_layer = counted.totals[:, 1]
+    read = None if job.sizes is None else float((by_layer * job.sizes).sum() / tokens)
+    return CacheReplay(
+        policy=cell.policy,
+        scope=cell.scope,
+        contract=cell.contract.name,
+        slots=cell.slots,
+        accesses=accesses,
+        hits=accesses - misses,
+        misses=misses,
+        hit_ratio=(accesses - misses) / max(accesses, 1),
+        loads=loads,
+        misses_per_token=misses / tokens,
+        bytes_per_token=read,
+        budget_bytes=cell.budget_bytes,
+        quotas=counted.quotas,
+        accesses_by_layer=counted.totals[:, 0],
+        misses_by_layer=by_layer,
+        event_accesses=counted.accesses,
+        event_misses=counted.misses,
+    )

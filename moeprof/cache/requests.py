@@ -1,0 +1,96 @@
+"""What is asked of a replay, checked: policies, sizes, scope, contract, and the window judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.cache.contracts import Contract
+from moeprof.cache.policies import POLICIES
+from moeprof.errors import InputError
+from moeprof.trace import Trace
+
+
+class Scope(StrEnum):
+    """What shares the slots."""
+
+    LAYER = "layer"  # every layer has its own, equally many
+    GLOBAL = "global"  # one pool for all layers
+    QUOTA = "quota"  # every layer has its own, as many as serve it best on the window before
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One replay: a policy at one size."""
+
+    policy: str
+    slots: int  # per layer; in all for scope global; on average for scope quota
+    scope: Scope
+    contract: Contract
+    seed: int = 0
+    budget_bytes: int | None = None  # in all; then capacity is counted in bytes and not in slots
+
+
+def parse_scope(name: Scope | str) -> Scope:
+    """Raises InputError for an unknown scope."""
+    try:
+        return Scope(name)
+    except ValueError:
+        raise InputError(f"scope '{name}' is not one of {', '.join(Scope)}") from None
+
+
+def slot_counts(
+    trace: Trace, scope: Scope, slots: Sequence[int], fractions: Sequence[float]
+) -> list[int]:
+    """`slots` and what `fractions` of all experts come to. Raises InputError where none fits."""
+    most = trace.experts_per_layer * (len(trace.layers) if scope is Scope.GLOBAL else 1)
+    for fraction in fractions:
+        if not 0 < fraction <= 1:
+            raise InputError(f"fraction {fraction}: above 0 and at most 1 is needed")
+    counts = [*slots, *(max(round(most * fraction), 1) for fraction in fractions)]
+    if not counts:
+        raise InputError("no cache size: give slots or a fraction of all experts")
+    for count in counts:
+        if not 1 <= count <= most:
+            kind = "in all" if scope is Scope.GLOBAL else "per layer"
+            raise InputError(f"slots {count}: 1 to {most} {kind} is possible for {trace}")
+    return counts
+
+
+def judged_from(policies: Sequence[str], scope: Scope, fit: float | None, steps: int) -> int:
+    """The first step that is counted: what is fitted is judged on later steps than it saw.
+
+    `fit` is the share of the steps before; None: a half where something is fitted, else none.
+    """
+    fitted = scope is Scope.QUOTA or any(POLICIES[name].fitted == "fit" for name in policies)
+    share = (0.5 if fitted else 0.0) if fit is None else fit
+    if not 0 <= share < 1:
+        raise InputError(f"fit {share}: a share of the steps, at least 0 and below 1, is needed")
+    first = int(steps * share)
+    if fitted and not first:
+        raise InputError(
+            f"a static list or quotas need steps to be fitted on, and {share:g} of {steps} "
+            "steps is none: give a larger --fit"
+        )
+    return first
+
+
+def expert_sizes(trace: Trace, precision: str | Mapping[int, str]) -> NDArray[np.int64] | None:
+    """[layers] bytes of one expert of each layer; None where the model's tensors are not known.
+
+    `precision` is a weight format, or one by layer index with "" for the rest.
+    """
+    if not trace.model.tensors:
+        return None
+    formats = {"": precision} if isinstance(precision, str) else dict(precision)
+    unknown = sorted(set(formats) - {"", *trace.layers}, key=str)
+    if unknown:
+        raise InputError(f"layer {unknown[0]} of the precisions is no MoE layer of {trace}")
+    if "" not in formats and set(trace.layers) - set(formats):
+        raise InputError("precision: no weight format for the layers that are not named")
+    size = {name: trace.model.bytes_per_expert(name) for name in set(formats.values())}
+    return np.array([size[formats.get(layer, formats.get("", ""))] for layer in trace.layers])
