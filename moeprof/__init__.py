@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         analyze_specialization,
         sampling_error,
     )
-    from moeprof.cache import lru_curve
+    from moeprof.cache import judge_cache, lru_curve, replay_cache
     from moeprof.capture import capture_transformers, record
     from moeprof.demo import run_demo
     from moeprof.errors import MoeprofError
@@ -81,6 +81,7 @@ _HOMES = {
     "fit_routing": "synth",
     "gather_report": "report",
     "import_trace": "trace.formats",
+    "judge_cache": "cache",
     "judge_fit": "synth",
     "list_hardware": "hardware",
     "load_hardware": "hardware",
@@ -94,6 +95,7 @@ _HOMES = {
     "project_memory": "projection",
     "record": "capture",
     "redact_trace": "trace",
+    "replay_cache": "cache",
     "run_demo": "demo",
     "sampling_error": "analysis",
     "slice_trace": "trace",
@@ -128,6 +130,7 @@ __all__ = [
     "fit_routing",
     "gather_report",
     "import_trace",
+    "judge_cache",
     "judge_fit",
     "list_hardware",
     "load_hardware",
@@ -141,6 +144,7 @@ __all__ = [
     "project_memory",
     "record",
     "redact_trace",
+    "replay_cache",
     "run_demo",
     "sampling_error",
     "slice_trace",

@@ -37,6 +37,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "analyze_locality",
         "reuse over time, working sets, distinct experts by batch",
     ),
+    "cache": ("cache", "hits and bytes of expert caches: any policy, scope and contract"),
+    "cache verdict": ("cache_verdict", "is a cache too small or its policy wrong, in words"),
     "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),

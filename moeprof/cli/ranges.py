@@ -32,3 +32,13 @@ def _span(text: str, option: str) -> tuple[int, int]:
     if found is None or (found[2] and int(found[2]) < int(found[1])):
         raise InputError(f"{option} '{text}': give numbers and ranges, such as 0-9")
     return int(found[1]), int(found[2] or found[1])
+
+
+def parse_shares(text: str | None, option: str) -> list[float]:
+    """'0.1,0.25' as numbers. Raises InputError, which names `option`."""
+    if text is None:
+        return []
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} '{text}': give numbers, such as 0.1,0.25") from None

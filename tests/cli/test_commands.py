@@ -92,6 +92,8 @@ def test_kv_bytes_follow_the_flags(run: Run) -> None:
         ["validate", "T"],
         ["analyze", "load", "T"],
         ["analyze", "load", "T", "--gpus", "4"],
+        ["cache", "T", "--policy", "lru,static", "--slots", "4,8"],
+        ["cache", "verdict", "T", "--slots", "8"],
         ["cache", "curve", "T"],
         ["cache", "curve", "T", "--scope", "global", "--phase", "decode"],
     ],
@@ -171,10 +173,21 @@ def test_what_is_missing_goes_to_stderr_and_quiet_hides_it(
     ("arguments", "message"),
     [
         (["frobnicate"], "no command 'frobnicate'; see moeprof --help"),
-        (["cache", "curv"], "did you mean 'cache curve'?"),
+        (["hardware", "lis"], "did you mean 'hardware list'?"),
         (["info", "nowhere.moetrace"], "nowhere.moetrace: no such trace"),
         (["models", "show", "minimax-m4"], "minimax-m3"),
         (["hardware", "show", "8xh2000"], "h200"),
+        (["cache", "T"], "no cache size"),
+        (["cache", "T", "--slots", "0"], "1 to"),
+        (["cache", "T", "--slots", "4", "--policy", "mru"], "policy 'mru' is not one of"),
+        (["cache", "T", "--slots", "4", "--contract", "vague"], "contract 'vague' is not one of"),
+        (["cache", "T", "--slots", "4", "--contract", "atomic,sequential"], "do not compare"),
+        (["cache", "T", "--fraction", "1.5"], "fraction 1.5"),
+        (["cache", "T", "--fraction", "half"], "--fraction 'half'"),
+        (["cache", "T", "--slots", "4", "--fit", "1"], "fit 1"),
+        (["cache", "T", "--slots", "4", "--budget", "1GiB"], "not two of them"),
+        (["cache", "T", "--budget", "10"], "budget of 10 bytes"),
+        (["cache", "curve", "T", "--scope", "quota"], "not quota"),
         (["cache", "curve", "T", "--phase", "both"], "phase 'both' is not one of"),
         (["cache", "curve", "T", "--precision", "int3"], "int3"),
         (["analyze", "load", "T", "--gpus", "5"], "do not divide"),
@@ -216,7 +229,7 @@ def test_help_names_every_command(run: Run) -> None:
     assert code == 0
     assert all(verb in out for verb in COMMANDS)
     assert run()[1] == out
-    assert run("cache", "--help")[1] == overview("cache") + "\n"
+    assert run("hardware", "--help")[1] == overview("hardware") + "\n"
     assert run("--version")[1].startswith("moeprof 0.")
 
 

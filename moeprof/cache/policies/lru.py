@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-
 from moeprof.cache.policies.queues import Queues, new_queues, push, tail, unlink
 from moeprof.cache.policies.setup import Setup
 from moeprof.cache.policies.shelf import Shelf, hook, ignore
-
 
 arrive = ignore
 

@@ -8,6 +8,7 @@ from moeprof.report.text.load import load_text
 from moeprof.report.text.locality import locality_text
 from moeprof.report.text.memory import ledger_text, projection_text
 from moeprof.report.text.model import model_text, models_text
+from moeprof.report.text.replay import replays_text, verdict_text
 from moeprof.report.text.report import report_text
 from moeprof.report.text.synth import judgement_text, synth_text
 from moeprof.report.text.trace import trace_info_text
@@ -29,7 +30,9 @@ __all__ = [
     "models_text",
     "probe_text",
     "projection_text",
+    "replays_text",
     "report_text",
     "synth_text",
     "trace_info_text",
+    "verdict_text",
 ]

@@ -1,0 +1,77 @@
+"""Hits, misses and bytes a token of expert caches: any policy, size and scope, one contract.
+
+A miss reads one expert. `cache curve` gives LRU at every size, `cache verdict` says in words
+whether a budget fails for its policy or for its size.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moeprof.cache import CONTRACTS, POLICIES, CacheReplays, Scope, replay_cache
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.limits import parse_bytes
+from moeprof.cli.ranges import parse_numbers, parse_shares
+from moeprof.cli.traces import TraceArgument, open_and_warn
+from moeprof.report.text import replays_text
+from moeprof.trace import Phase
+
+
+def run(
+    trace: TraceArgument,
+    policy: Annotated[
+        str, typer.Option(metavar="P,P", help=f"all, or some of {', '.join(POLICIES)}.")
+    ] = "lru",
+    slots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N", help="Cache sizes: per layer, in all for scope global, mean for quota."
+        ),
+    ] = None,
+    fraction: Annotated[
+        str | None, typer.Option(metavar="F,F", help="Cache sizes as shares of all experts.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="One size in bytes for all layers, 20GiB.")
+    ] = None,
+    scope: Annotated[
+        Scope, typer.Option(help="Slots per layer, one pool, or shared out by need.")
+    ] = Scope.LAYER,
+    contract: Annotated[
+        str, typer.Option(metavar="C,C", help=f"Rules of the engine: {', '.join(CONTRACTS)}.")
+    ] = "atomic",
+    across_contracts: Annotated[
+        bool, typer.Option("--across-contracts", help="Show several contracts side by side.")
+    ] = False,
+    phase: Annotated[str, typer.Option(help="Tokens to replay: all, prefill or decode.")] = "all",
+    precision: Annotated[str, typer.Option(help="Weight format that a miss reads.")] = "bf16",
+    fit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Count the steps after this share alone; 0.5 where something is fitted.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of policy random.")] = 0,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> Answer[CacheReplays]:
+    """Run the command."""
+    opened = open_and_warn(trace, quiet)
+    replays = replay_cache(
+        opened,
+        policy=list(POLICIES) if policy == "all" else policy.split(","),
+        slots=parse_numbers(slots, "--slots") or [],
+        fraction=parse_shares(fraction, "--fraction"),
+        budget_bytes=parse_bytes(budget, "--budget"),
+        scope=scope,
+        contract=contract.split(","),
+        across_contracts=across_contracts,
+        phase=Phase.parse(phase),
+        precision=precision,
+        fit=fit,
+        seed=seed,
+    )
+    return Answer(replays, replays_text, json, inputs=[trace])
