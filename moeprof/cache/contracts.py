@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from moeprof.errors import InputError
 from moeprof.result import Result
 
-UNLIMITED = 2**62
-
 
 @dataclass(frozen=True)
 class Contract(Result):
@@ -18,13 +16,9 @@ class Contract(Result):
     name: str
     words: str  # the rules in a sentence
     sequential: bool = False  # members are looked up and served one at a time, none is pinned
-    inserts_per_step: int = UNLIMITED  # misses beyond are served and not kept
     larger_event: str = (
         "in order of first use; once only members are left, the policy's own victim among them goes"
     )
-    scope: str = ""  # the scope that the engine has, where it has but one
-    policy: str = ""  # the policy that it has
-    source: str = ""
 
 
 ATOMIC = Contract(

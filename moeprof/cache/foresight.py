@@ -21,6 +21,10 @@ def next_steps(chunks: list[EventChunk], experts: int) -> list[NDArray[np.int32]
     found = []
     for chunk in reversed(chunks):
         future = np.full(chunk.experts.shape, -1, np.int32)
-        next_uses(chunk.experts, chunk.recorded, chunk.starts, chunk.first_event, seen, future)
+        for layer, named in enumerate(seen):
+            next_uses(
+                chunk.experts[layer], chunk.recorded[layer], chunk.starts, chunk.first_event, named,
+                future[layer],
+            )  # fmt: skip
         found.append(future)
     return found[::-1]

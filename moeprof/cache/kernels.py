@@ -222,26 +222,21 @@ def next_uses(
     seen: NDArray[np.int32],
     future: NDArray[np.int32],
 ) -> None:
-    """Fill `future` [layers, rows, k] with the next step that names the expert, -1 for none.
+    """Fill `future` [rows, k] with the next step that names the expert, -1 for none, for one layer:
+    experts [rows, k], recorded [rows].
 
-    Goes from the last step to the first; `seen` [layers, experts] is the step that named each
-    expert last so far, carried from chunk to chunk.
+    Goes from the last step to the first; `seen` [experts] is the step that named each expert last
+    so far, carried from chunk to chunk.
     """
-    layers, size = seen.shape
     for index in range(starts.shape[0] - 2, -1, -1):
-        for layer in range(layers):
-            for row in range(starts[index], starts[index + 1]):
-                if recorded[layer, row]:
-                    for slot in range(experts.shape[2]):
-                        expert = experts[layer, row, slot]
-                        if expert < size:
-                            future[layer, row, slot] = seen[layer, expert]
-            for row in range(starts[index], starts[index + 1]):
-                if recorded[layer, row]:
-                    for slot in range(experts.shape[2]):
-                        expert = experts[layer, row, slot]
-                        if expert < size:
-                            seen[layer, expert] = first_event + index
+        for row in range(starts[index], starts[index + 1]):
+            for slot in range(experts.shape[1] if recorded[row] else 0):
+                if experts[row, slot] < seen.shape[0]:
+                    future[row, slot] = seen[experts[row, slot]]
+        for row in range(starts[index], starts[index + 1]):
+            for slot in range(experts.shape[1] if recorded[row] else 0):
+                if experts[row, slot] < seen.shape[0]:
+                    seen[experts[row, slot]] = first_event + index
 
 
 @njit(cache=True, nogil=True)
@@ -254,18 +249,16 @@ def count_uses(
     last: NDArray[np.int64],
     uses: NDArray[np.int64],
 ) -> None:
-    """Add to `uses` [layers, experts] the events from step window[0] up to window[1] that name
-    each expert; `last` [layers, experts] is its last event so far, -1 while there is none.
+    """Add to `uses` [experts] the events from step window[0] up to window[1] that name each expert
+    of one layer: experts [rows, k], recorded [rows]. `last` [experts] is its last event so far, -1
+    while there is none.
     """
-    layers, size = uses.shape
     for index in range(starts.shape[0] - 1):
         event = first_event + index
-        if window[0] <= event < window[1]:
-            for layer in range(layers):
-                for row in range(starts[index], starts[index + 1]):
-                    if recorded[layer, row]:
-                        for slot in range(experts.shape[2]):
-                            expert = experts[layer, row, slot]
-                            if expert < size and last[layer, expert] != event:
-                                last[layer, expert] = event
-                                uses[layer, expert] += 1
+        inside = window[0] <= event < window[1]
+        for row in range(starts[index], starts[index + 1]):
+            for slot in range(experts.shape[1] if inside and recorded[row] else 0):
+                expert = experts[row, slot]
+                if expert < uses.shape[0] and last[expert] != event:
+                    last[expert] = event
+                    uses[expert] += 1

@@ -233,10 +233,11 @@ def _uses(
     for kind, counted in uses.items():
         last = np.full(shape, -1, np.int64)
         for chunk in chunks or ():
-            count_uses(
-                chunk.experts, chunk.recorded, chunk.starts, chunk.first_event, windows[kind],
-                last, counted,
-            )  # fmt: skip
+            for layer in range(layers):
+                count_uses(
+                    chunk.experts[layer], chunk.recorded[layer], chunk.starts, chunk.first_event,
+                    windows[kind], last[layer], counted[layer],
+                )  # fmt: skip
     return uses
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,14 +80,14 @@ def judged_from(policies: Sequence[str], scope: Scope, fit: float | None, steps:
     return first
 
 
-def expert_sizes(trace: Trace, precision: str | Mapping[int, str]) -> NDArray[np.int64] | None:
+def expert_sizes(trace: Trace, precision: str | Mapping[Any, str]) -> NDArray[np.int64] | None:
     """[layers] bytes of one expert of each layer; None where the model's tensors are not known.
 
     `precision` is a weight format, or one by layer index with "" for the rest.
     """
     if not trace.model.tensors:
         return None
-    formats = {"": precision} if isinstance(precision, str) else dict(precision)
+    formats: dict[Any, str] = {"": precision} if isinstance(precision, str) else dict(precision)
     unknown = sorted(set(formats) - {"", *trace.layers}, key=str)
     if unknown:
         raise InputError(f"layer {unknown[0]} of the precisions is no MoE layer of {trace}")

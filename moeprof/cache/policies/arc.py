@@ -99,7 +99,7 @@ def _forget_one(state: State, full: bool) -> None:
 @hook
 def _known(segments: Segments) -> int:
     """Items in all queues."""
-    return (
+    return int(
         segments.length[RECENT]
         + segments.length[OFTEN]
         + segments.length[RECENT_GHOST]

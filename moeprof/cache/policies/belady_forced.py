@@ -24,7 +24,7 @@ class State(NamedTuple):
 
     tree: Tree
     fresh: NDArray[np.int32]  # [items] brought in by the event
-    count: NDArray[np.int64]  # [2] how many, and by which event
+    last: NDArray[np.int64]  # [2] how many, and by which event
 
 
 def new_state(setup: Setup) -> State:
@@ -37,13 +37,13 @@ def new_state(setup: Setup) -> State:
 @hook
 def _settle(shelf: Shelf, state: State, event: int) -> None:
     """What earlier events brought in may go from now on."""
-    if state.count[1] != event or event == NO_EVENT:
-        for i in range(state.count[0]):
+    if state.last[1] != event or event == NO_EVENT:
+        for i in range(state.last[0]):
             item = state.fresh[i]
             if shelf.resident[item]:
                 set_key(state.tree, item, -shelf.next_use[item])
-        state.count[0] = 0
-        state.count[1] = event
+        state.last[0] = 0
+        state.last[1] = event
 
 
 @hook
@@ -65,5 +65,5 @@ def insert(shelf: Shelf, state: State, item: int, event: int) -> None:
     """Safe until the event is over."""
     _settle(shelf, state, event)
     set_key(state.tree, item, ABSENT)
-    state.fresh[state.count[0]] = item
-    state.count[0] += 1
+    state.fresh[state.last[0]] = item
+    state.last[0] += 1

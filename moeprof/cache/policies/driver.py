@@ -25,13 +25,6 @@ class Tally(NamedTuple):
     first: NDArray[np.int64]  # [1] the step from which on is counted
 
 
-class Rules(NamedTuple):
-    """What a contract changes in the loop."""
-
-    sequential: bool  # each member is looked up and served in turn, and nothing is pinned
-    inserts_per_step: int  # misses beyond that are served and not kept
-
-
 # The hooks of a policy, which `compiled` binds. `evict` names who makes room, or the newcomer
 # itself, which then is not admitted, or -1 where the event needs all that are here.
 hit: Any = None  # (shelf, state, item, event)
@@ -41,14 +34,12 @@ insert: Any = None  # (shelf, state, item, event)
 
 
 FORESIGHT = False  # whether the policy is told when an item is needed next
-GATES = False  # whether it is told the gate weights
 
 
 def gather(
     experts: NDArray[np.unsignedinteger],
     recorded: NDArray[np.bool_],
     future: NDArray[np.int32],
-    gates: NDArray[np.float32],
     rows: tuple[int, int],
     layer: int,
     shelf: Shelf,
@@ -79,10 +70,6 @@ def gather(
                     if FORESIGHT:
                         after = future[layer, row, slot]
                         shelf.next_use[item] = NEVER if after < 0 else after * layers + layer
-                    if GATES:
-                        shelf.gate[item] = 0.0
-                if GATES:
-                    shelf.gate[item] += gates[layer, row, slot]
     return count, foreign
 
 
@@ -107,14 +94,37 @@ def serve(shelf: Shelf, state: Any, item: int, event: int) -> int:
     return 1
 
 
+def serve_event(
+    members: NDArray[np.int64], count: int, event: int, sequential: bool, shelf: Shelf, state: Any
+) -> tuple[int, int]:
+    """Look up and serve the first `count` of `members`. Returns misses, and how many came in.
+
+    Policies with foresight see all hits of an event before its misses, so that what is needed
+    again late may go at once.
+    """
+    missing = loaded = 0
+    if not sequential:
+        for i in range(count):
+            missing += 1 - shelf.resident[members[i]]
+            if FORESIGHT and shelf.resident[members[i]]:
+                hit(shelf, state, members[i], event)
+    for i in range(count):
+        item = members[i]
+        if not shelf.resident[item]:
+            missing += sequential
+            loaded += serve(shelf, state, item, NO_EVENT if sequential else event)
+        elif sequential or not FORESIGHT:
+            hit(shelf, state, item, event)
+    return missing, loaded
+
+
 def replay(
     experts: NDArray[np.unsignedinteger],
     recorded: NDArray[np.bool_],
     future: NDArray[np.int32],
-    gates: NDArray[np.float32],
     starts: NDArray[np.int64],
     first_step: int,
-    rules: Rules,
+    sequential: bool,
     shelf: Shelf,
     state: Any,
     tally: Tally,
@@ -122,39 +132,21 @@ def replay(
     """Replay whole steps: experts [layers, rows, k], recorded [layers, rows]; step i is rows
     starts[i] to starts[i + 1]. The layers share the cache and come in order within a step.
 
-    `future` is the step that names the expert of a place next, -1 for none, and `gates` its gate
-    weight; both have experts' shape, or no rows where the policy asks for neither.
+    `future` is the step that names the expert of a place next, -1 for none, of experts' shape; it
+    has no rows where the policy has no foresight. Sequential: each member of an event is looked up
+    and served in turn, and nothing is pinned.
     """
     layers = experts.shape[0]
     members = np.empty(len(shelf.resident) // layers, np.int64)
     for index in range(starts.shape[0] - 1):
         step = first_step + index
-        inserted = 0
         for layer in range(layers):
             event = step * layers + layer
-            count, foreign = gather(
-                experts, recorded, future, gates, (starts[index], starts[index + 1]), layer,
-                shelf, event, members,
-            )  # fmt: skip
-            tally.foreign[layer] += foreign
             shelf.clock[0], shelf.clock[1] = step, event
-            missing = loaded = 0
-            if not rules.sequential:
-                for i in range(count):
-                    missing += 1 - shelf.resident[members[i]]
-                    if FORESIGHT and shelf.resident[members[i]]:
-                        hit(shelf, state, members[i], event)
-            for i in range(count):
-                item = members[i]
-                if shelf.resident[item]:
-                    if rules.sequential or not FORESIGHT:
-                        hit(shelf, state, item, event)
-                else:
-                    missing += rules.sequential
-                    if inserted + loaded < rules.inserts_per_step:
-                        pinning = NO_EVENT if rules.sequential else event
-                        loaded += serve(shelf, state, item, pinning)
-            inserted += loaded
+            rows = (starts[index], starts[index + 1])
+            count, foreign = gather(experts, recorded, future, rows, layer, shelf, event, members)
+            missing, loaded = serve_event(members, count, event, sequential, shelf, state)
+            tally.foreign[layer] += foreign
             if step >= tally.first[0]:
                 tally.totals[layer, 0] += count
                 tally.totals[layer, 1] += missing
@@ -175,9 +167,10 @@ def compiled(policy: ModuleType) -> Any:
     names: dict[str, Any] = {
         name: getattr(policy, name) for name in ("hit", "arrive", "evict", "insert")
     }
-    names |= {name: getattr(policy, name, False) for name in ("FORESIGHT", "GATES")}
-    parts = {function.__name__: _copy(function, policy, names) for function in (gather, serve)}
-    return _copy(replay, policy, names | parts)
+    names["FORESIGHT"] = getattr(policy, "FORESIGHT", False)
+    for part in (gather, serve, serve_event):
+        names[part.__name__] = _copy(part, policy, names)
+    return _copy(replay, policy, names)
 
 
 def _copy(function: Any, policy: ModuleType, names: dict[str, Any]) -> Any:

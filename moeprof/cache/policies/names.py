@@ -14,7 +14,6 @@ class PolicyName(NamedTuple):
 
     module: str
     fitted: str = ""  # "": learns nothing beforehand; "fit": on the window before; "judged"
-    needs_weights: bool = False  # gate weights must have been recorded
 
 
 POLICIES = {

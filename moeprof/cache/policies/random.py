@@ -17,7 +17,7 @@ class State(NamedTuple):
     """Residents without gaps, so that one can be drawn."""
 
     resident: NDArray[np.int32]  # [items]
-    count: NDArray[np.int64]  # [1]
+    held: NDArray[np.int64]  # [1]
     seed: NDArray[np.uint64]  # [1]
 
 
@@ -35,12 +35,12 @@ def evict(shelf: Shelf, state: State, item: int, event: int) -> int:
     word ^= word >> np.uint64(7)
     word ^= word << np.uint64(17)
     state.seed[0] = word
-    count = state.count[0]
+    count = state.held[0]
     place = np.int64(word % np.uint64(max(count, 1)))
     for _ in range(count):
         victim = state.resident[place]
         if not pinned(shelf, victim, event):
-            state.count[0] = count - 1
+            state.held[0] = count - 1
             state.resident[place] = state.resident[count - 1]
             return int(victim)
         place = (place + 1) % count
@@ -50,5 +50,5 @@ def evict(shelf: Shelf, state: State, item: int, event: int) -> int:
 @hook
 def insert(shelf: Shelf, state: State, item: int, event: int) -> None:
     """One more to draw from."""
-    state.resident[state.count[0]] = item
-    state.count[0] += 1
+    state.resident[state.held[0]] = item
+    state.held[0] += 1

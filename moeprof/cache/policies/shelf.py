@@ -6,18 +6,28 @@ in a layer's own.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-# What a policy does is inlined into the one loop of replay. Nothing in it allocates: without
-# Numba's reference counts, which are atomic additions in the loop, it is up to six times as fast.
-hook = njit(cache=True, nogil=True, forceinline=True, _nrt=False)
-
 NEVER = 2**62  # the event of a next use that does not come
 NO_EVENT = -2  # no item was named by it, so it pins nothing
+
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def hook(function: Hook) -> Hook:
+    """Compile what a policy does so that it is inlined into the one loop of replay.
+
+    Nothing in it allocates: without Numba's reference counts, which are atomic additions in the
+    loop, it is up to six times as fast.
+    """
+    inlined: Hook = njit(cache=True, nogil=True, forceinline=True, _nrt=False)(function)
+    return inlined
 
 
 class Shelf(NamedTuple):
@@ -30,7 +40,6 @@ class Shelf(NamedTuple):
     capacity: NDArray[np.int64]  # [1]
     clock: NDArray[np.int64]  # [2] the step, and the event counted over all layers of the cache
     next_use: NDArray[np.int64]  # [items] the event that names it next, for policies with FORESIGHT
-    gate: NDArray[np.float64]  # [items] gate weight in this event, for policies with GATES
 
 
 def new_shelf(size: NDArray[np.int64], capacity: int) -> Shelf:
@@ -44,7 +53,6 @@ def new_shelf(size: NDArray[np.int64], capacity: int) -> Shelf:
         np.array([capacity], np.int64),
         np.zeros(2, np.int64),
         np.full(items, NEVER, np.int64),
-        np.zeros(items, np.float64),
     )
 
 

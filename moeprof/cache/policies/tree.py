@@ -57,12 +57,10 @@ def take_lowest(tree: Tree, shelf: Shelf, event: int) -> int:
         tree.aside_key[count] = tree.key[1]
         count += 1
         set_key(tree, winner, ABSENT)
-    victim = tree.winner[1]
-    found = tree.key[1] != ABSENT
-    if found:
+    victim = -1
+    if tree.key[1] != ABSENT:
+        victim = int(tree.winner[1])
         set_key(tree, victim, ABSENT)
     for i in range(count):
         set_key(tree, tree.aside[i], tree.aside_key[i])
-    if not found:
-        return -1
     return victim
