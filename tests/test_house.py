@@ -94,7 +94,8 @@ def test_heavy_packages_are_imported_where_they_are_used(folder: str, file: Path
         assert names & HEAVY <= ({"torch"} if file == READS_TORCH else set())
     at_start = imported_at_start(file)
     assert not at_start & HEAVY
-    assert not at_start & LAZY or file.name == "kernels.py"
+    # A file of cache policies is compiled hooks throughout and is imported when one is asked for.
+    assert not at_start & LAZY or file.name == "kernels.py" or file.parent.name == "policies"
 
 
 def test_every_folder_has_its_line_in_the_import_order() -> None:

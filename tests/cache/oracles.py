@@ -30,9 +30,7 @@ def recency(events: Events, slots: int, *, sequential: bool, fifo: bool = False)
     return misses
 
 
-def ranked(
-    events: Events, slots: int, *, sequential: bool, in_cache: bool = False
-) -> list[int]:
+def ranked(events: Events, slots: int, *, sequential: bool, in_cache: bool = False) -> list[int]:
     """Misses per event of LFU: of all uses, or of those since an item came (`in_cache`)."""
     uses: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -76,19 +74,6 @@ def kept_soonest(events: Events, slots: int) -> list[int]:
         misses.append(sum(item not in due for item in event))
         due.update(after)
         due = dict(sorted(due.items(), key=lambda pair: pair[1])[:slots])
-    return misses
-
-
-def kept_with_newcomers(events: Events, slots: int) -> list[int]:
-    """As `kept_soonest`, but what the event missed stays before all else (moe-cache-eval)."""
-    due: dict[int, int] = {}
-    misses = []
-    for event, after in zip(events, following(events), strict=True):
-        fresh = [item for item in event if item not in due]
-        misses.append(len(fresh))
-        due.update(after)
-        order = sorted(due, key=lambda item: (item not in fresh, due[item]))
-        due = {item: due[item] for item in order[:slots]}
     return misses
 
 

@@ -55,9 +55,20 @@ def hit(shelf: Shelf, state: State, item: int, event: int) -> None:
 
 @hook
 def evict(shelf: Shelf, state: State, item: int, event: int) -> int:
-    """The one that is needed last, but for what the event brought in."""
+    """The one that is needed last, but for what the event brought in.
+
+    Where the event alone fills the cache, those of its misses stay that are needed soonest.
+    """
     _settle(shelf, state, event)
-    return take_lowest(state.tree, shelf, NO_EVENT)
+    victim = take_lowest(state.tree, shelf, NO_EVENT)
+    if victim != -1:
+        return victim
+    latest = item
+    for i in range(state.last[0]):
+        fresh = state.fresh[i]
+        if shelf.resident[fresh] and shelf.next_use[fresh] > shelf.next_use[latest]:
+            latest = fresh
+    return latest
 
 
 @hook

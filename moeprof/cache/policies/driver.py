@@ -105,16 +105,21 @@ def serve_event(
     missing = loaded = 0
     if not sequential:
         for i in range(count):
-            missing += 1 - shelf.resident[members[i]]
-            if FORESIGHT and shelf.resident[members[i]]:
+            if not shelf.resident[members[i]]:
+                if FORESIGHT:
+                    members[missing] = members[i]
+                missing += 1
+            elif FORESIGHT:
                 hit(shelf, state, members[i], event)
+        if FORESIGHT:
+            count = missing
     for i in range(count):
         item = members[i]
-        if not shelf.resident[item]:
+        if shelf.resident[item]:
+            hit(shelf, state, item, event)
+        else:
             missing += sequential
             loaded += serve(shelf, state, item, NO_EVENT if sequential else event)
-        elif sequential or not FORESIGHT:
-            hit(shelf, state, item, event)
     return missing, loaded
 
 
