@@ -12,12 +12,22 @@ from moeprof.errors import MoeprofError
 from moeprof.report.sampled import rotated_words, sampled_words
 from moeprof.trace import Trace, describe_trace, open_trace
 
-TraceArgument = Annotated[Path, typer.Argument(metavar="T", help="A trace folder.")]
+TraceArgument = Annotated[
+    Path, typer.Argument(metavar="T", help="A trace folder or an importable file.")
+]
+
+
+def open_noted(path: Path, quiet: bool) -> Trace:
+    """The trace at `path`; how a foreign file was read goes to stderr."""
+    trace = open_trace(path)
+    for note in trace.notes:
+        warn(f"{path}: {note}", quiet=quiet)
+    return trace
 
 
 def open_and_warn(path: Path, quiet: bool) -> Trace:
     """The trace at `path`; what is missing, left out or damaged in it goes to stderr."""
-    trace = open_trace(path)
+    trace = open_noted(path, quiet)
     if trace.manifest.sampling or trace.manifest.rotated_tokens:
         info = describe_trace(trace)
         for words in filter(None, (sampled_words(info), rotated_words(info))):

@@ -102,7 +102,10 @@ def validate_trace(path: str | Path) -> TraceInfo:
     """
     trace = open_trace(path)
     info = describe_trace(trace)
-    problems = [*_damaged_files(Path(path), trace.manifest, info.problems), *info.problems]
+    problems = [
+        *_damaged_files(trace.path or Path(path), trace.manifest, info.problems),
+        *info.problems,
+    ]
     if not trace.counts_only:
         for layer in trace.layers:
             problems += _layer_problems(trace, layer)

@@ -75,6 +75,8 @@ class Trace:
         self.requests = tuple(sorted(requests, key=lambda request: request.index))
         self.telemetry = tuple(telemetry)
         self.problems = tuple(problems)
+        self.foreign: Path | None = None  # the file of another program that this was made of
+        self.notes: tuple[str, ...] = ()  # what making it left out or assumed
         self.tokens = sum(batch.num_rows for batch in batches)
         self._batches = [batch for batch in batches if batch.num_rows]
         self._count_rows = counts
@@ -250,7 +252,7 @@ class Trace:
         return dense_counts(self._count_rows, self.manifest)
 
     def __str__(self) -> str:
-        return str(self.path) if self.path else "in-memory trace"
+        return str(self.foreign or self.path or "in-memory trace")
 
     def __repr__(self) -> str:
         return (
@@ -320,12 +322,23 @@ def _joined(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
 
 
 def open_trace(path: str | Path) -> Trace:
-    """Open the trace in folder `path`. TraceError if there is none; damage goes to `problems`."""
-    folder = Path(path)
-    if not folder.exists():
-        raise TraceError(f"{folder}: no such trace")
-    if not folder.is_dir():
-        raise TraceError(f"{folder}: not a trace folder")
+    """Open the trace in folder `path`, or convert an importable file in a temporary folder.
+
+    Raises TraceError if there is neither; damage goes to `problems`, what a conversion skipped to
+    `notes`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise TraceError(f"{path}: no such trace")
+    if path.is_dir():
+        return open_folder(path)
+    from moeprof.trace.formats.opening import open_foreign  # the importers read traces, too
+
+    return open_foreign(path)
+
+
+def open_folder(folder: Path) -> Trace:
+    """The trace in `folder`. Raises TraceError if there is none; damage goes to `problems`."""
     manifest, batches, problems = _read_rotating(folder)
     requests, request_problems = _read_rows(folder, REQUESTS, manifest, REQUEST_SCHEMA)
     telemetry, telemetry_problems = _read_rows(folder, TELEMETRY, manifest, TELEMETRY_SCHEMA)
