@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.trace import Phase, Trace
+from moeprof.trace.batching import rebatch
 from moeprof.trace.reader import LayerBatch
+
+_CHUNK_ROWS = 65_536
 
 
 class Steps(NamedTuple):
@@ -17,6 +20,7 @@ class Steps(NamedTuple):
 
     keep: NDArray[np.bool_] | None  # [tokens]; None: all
     starts: NDArray[np.int64]  # [steps + 1] step i is kept tokens starts[i] to starts[i + 1]
+    order: NDArray[np.int64] | None = None  # [kept tokens] rows in another order; None: as recorded
 
 
 class EventChunk(NamedTuple):
@@ -26,6 +30,18 @@ class EventChunk(NamedTuple):
     recorded: NDArray[np.bool_]  # [layers, rows]
     starts: NDArray[np.int64]  # [events + 1]
     first_event: int
+
+
+def rebatched_steps(
+    trace: Trace, max_num_seqs: int, max_num_batched_tokens: int, phase: Phase | None = None
+) -> Steps:
+    """The steps of `trace.batching.rebatch`; with `phase`, of that phase's tokens alone."""
+    batching = rebatch(trace, max_num_seqs, max_num_batched_tokens)
+    if phase is None:
+        return Steps(None, batching.starts, batching.order)
+    kept = trace.phase[batching.order] == phase
+    held = np.concatenate([[0], np.cumsum(kept)])[batching.starts]
+    return Steps(None, np.unique(held), batching.order[kept])
 
 
 def find_steps(trace: Trace, phase: Phase | None = None) -> Steps:
@@ -42,6 +58,9 @@ def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[
     A step that straddles two stored batches is held back until it is whole; rows after the last
     step are not read.
     """
+    if steps.order is not None:
+        yield from _reordered(trace, layers, steps, steps.order)
+        return
     event = start = 0  # of the first row in hand
     experts = recorded = None
     for parts in zip(*(trace.batches(layer) for layer in layers), strict=True):
@@ -74,3 +93,25 @@ def _stacked(
 
 def _mask(recorded: NDArray[np.bool_] | None, rows: int) -> NDArray[np.bool_]:
     return np.ones(rows, bool) if recorded is None else recorded
+
+
+def _reordered(
+    trace: Trace, layers: Sequence[int], steps: Steps, order: NDArray[np.int64]
+) -> Iterator[EventChunk]:
+    """Chunks of steps in another order: the ids of `layers` are all held in memory."""
+    experts = [trace.experts(layer) for layer in layers]
+    recorded = [trace.recorded(layer) for layer in layers]
+    place = [np.cumsum(mask) - 1 for mask in recorded]  # `experts` has recorded rows alone
+    step = 0
+    while step < len(steps.starts) - 1:
+        begin = steps.starts[step]
+        stop = int(np.searchsorted(steps.starts, begin + _CHUNK_ROWS, side="right")) - 1
+        stop = max(stop, step + 1)
+        rows = order[begin : steps.starts[stop]]
+        yield EventChunk(
+            np.stack([ids[at[rows].clip(0)] for ids, at in zip(experts, place, strict=True)]),
+            np.stack([mask[rows] for mask in recorded]),
+            steps.starts[step : stop + 1] - begin,
+            step,
+        )
+        step = stop

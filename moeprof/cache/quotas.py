@@ -53,5 +53,5 @@ def quotas_for(
     """For each mean number of slots, the best quotas on the steps before `until`."""
     from moeprof.cache.curve import layer_hits
 
-    hits = layer_hits(trace, Steps(steps.keep, steps.starts[: until + 1]))
+    hits = layer_hits(trace, steps._replace(starts=steps.starts[: until + 1]))
     return {mean: best_quotas(hits, mean * len(trace.layers)).tolist() for mean in slots}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moeprof.analysis.counting import refuse_foreign_ids
 from moeprof.cache.contracts import Contract, find_contract, refuse_mixed
-from moeprof.cache.events import EventChunk, Steps, event_chunks, find_steps
+from moeprof.cache.events import EventChunk, Steps, event_chunks, find_steps, rebatched_steps
 from moeprof.cache.foresight import next_steps
 from moeprof.cache.policies import POLICIES, load_policy
 from moeprof.cache.quotas import quotas_for
@@ -45,7 +45,8 @@ def replay_cache(
     fit: float | None = None,
     seed: int = 0,
     events: bool = False,
-    steps: Steps | None = None,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int = 8192,
 ) -> CacheReplays:
     """Replay `trace` through every policy at every size, and count.
 
@@ -53,7 +54,8 @@ def replay_cache(
     same as a share of all experts; `budget_bytes` counts capacity in bytes instead, for all layers
     together. What is fitted (static lists, quotas) learns on the first `fit` of the steps, a half
     if None, and then all rows count the later steps alone; caches are warm by then. `events` keeps
-    the accesses and misses of every event; `steps` replays other steps than the trace's own.
+    the accesses and misses of every event. With `max_num_seqs`, that many of the trace's requests
+    run at a time (`moeprof.trace.rebatch`) in place of its own steps.
 
     Raises InputError for what cannot be replayed, TraceError where the recording is damaged.
     """
@@ -62,13 +64,16 @@ def replay_cache(
     scope = parse_scope(scope)
     cells = _cells(trace, policy, slots, fraction, budget_bytes, scope, contract, seed, precision)
     refuse_mixed((cell.contract.name for cell in cells), across_contracts)
-    steps = steps or find_steps(trace, phase)
+    if max_num_seqs is None:
+        steps = find_steps(trace, phase)
+    else:
+        steps = rebatched_steps(trace, max_num_seqs, max_num_batched_tokens, phase)
     if len(steps.starts) < 2 or not steps.starts[-1]:
         raise InputError(f"{trace}: holds no {Phase(phase or 0).name.lower()} tokens")
     total = len(steps.starts) - 1
     first = judged_from([cell.policy for cell in cells], scope, fit, total)
     job = _Job(trace, steps, first, expert_sizes(trace, precision), events)
-    return _results(job, cells, _replay_all(job, cells), phase, precision)
+    return _results(job, cells, _replay_all(job, cells), phase, precision, max_num_seqs)
 
 
 class _Job(NamedTuple):
@@ -257,6 +262,7 @@ def _results(
     counted: list[_Counted],
     phase: Phase | None,
     precision: str | Mapping[Any, str],
+    max_num_seqs: int | None,
 ) -> CacheReplays:
     """Rows with what the counts come to per token."""
     trace = job.trace
@@ -274,12 +280,14 @@ def _results(
         steps=len(tokens),
         fit_steps=job.first,
         tokens=total,
+        experts_per_event=rows[0].accesses / (len(tokens) * len(trace.layers)),
         precision=precision if isinstance(precision, str) else "mixed",
         bytes_per_expert=None if job.sizes is None else int(job.sizes.mean()),
         token_cycle=len(trace.layers) * trace.top_k,
         hitless_slots=(len(trace.layers) - 1) * trace.top_k,
         seed=cells[0].seed,
         step_tokens=tokens,
+        max_num_seqs=max_num_seqs,
     )
 
 

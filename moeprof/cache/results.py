@@ -56,11 +56,13 @@ class CacheReplays(Result):
     steps: int  # judged
     fit_steps: int  # before them: replayed, not counted; what is fitted learned on these
     tokens: int  # of the judged steps
+    experts_per_event: float  # distinct experts that a step needs in a layer, mean
     precision: str
     bytes_per_expert: int | None  # mean over layers
     token_cycle: int  # slots, in all, that one token passes through: MoE layers x top-k
     hitless_slots: int  # slots, in all, up to which no global LRU hits: (MoE layers - 1) x top-k
     seed: int
+    max_num_seqs: int | None  # requests that ran at a time; None: the trace's own steps
     step_tokens: NDArray[np.int64] = field(repr=False, metadata=NOT_JSON)  # [steps]
 
     def row(self, policy: str, slots: int | None = None) -> CacheReplay:

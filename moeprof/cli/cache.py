@@ -54,6 +54,13 @@ def run(
             help="Count the steps after this share alone; 0.5 where something is fitted.",
         ),
     ] = None,
+    max_num_seqs: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Batch the requests anew, N at a time, as vLLM would."),
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="Tokens of a step with --max-num-seqs; prompts come in chunks.")
+    ] = 8192,
     seed: Annotated[int, typer.Option(help="Of policy random.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -73,5 +80,7 @@ def run(
         precision=precision,
         fit=fit,
         seed=seed,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
     )
     return Answer(replays, replays_text, json, inputs=[trace])

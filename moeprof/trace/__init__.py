@@ -1,5 +1,6 @@
 """The recording: what it holds, how it is written, read, checked and made up."""
 
+from moeprof.trace.batching import Batching, rebatch
 from moeprof.trace.counts import write_counts
 from moeprof.trace.edit import EditResult, migrate_trace, redact_trace, slice_trace
 from moeprof.trace.inspection import TraceInfo, describe_trace, validate_trace
@@ -10,6 +11,7 @@ from moeprof.trace.synthetic import synthesize_rows
 from moeprof.trace.writer import TraceWriter
 
 __all__ = [
+    "Batching",
     "EditResult",
     "LayerBatch",
     "MergeResult",
@@ -24,6 +26,7 @@ __all__ = [
     "merge_traces",
     "migrate_trace",
     "open_trace",
+    "rebatch",
     "redact_trace",
     "slice_trace",
     "synthesize_rows",

@@ -93,6 +93,7 @@ def test_kv_bytes_follow_the_flags(run: Run) -> None:
         ["analyze", "load", "T"],
         ["analyze", "load", "T", "--gpus", "4"],
         ["cache", "T", "--policy", "lru,static", "--slots", "4,8"],
+        ["cache", "T", "--slots", "4", "--max-num-seqs", "3", "--max-num-batched-tokens", "64"],
         ["cache", "verdict", "T", "--slots", "8"],
         ["cache", "curve", "T"],
         ["cache", "curve", "T", "--scope", "global", "--phase", "decode"],
@@ -186,6 +187,7 @@ def test_what_is_missing_goes_to_stderr_and_quiet_hides_it(
         (["cache", "T", "--fraction", "half"], "--fraction 'half'"),
         (["cache", "T", "--slots", "4", "--fit", "1"], "fit 1"),
         (["cache", "T", "--slots", "4", "--budget", "1GiB"], "not two of them"),
+        (["cache", "T", "--slots", "4", "--max-num-seqs", "0"], "max_num_seqs 0"),
         (["cache", "T", "--budget", "10"], "budget of 10 bytes"),
         (["cache", "curve", "T", "--scope", "quota"], "not quota"),
         (["cache", "curve", "T", "--phase", "both"], "phase 'both' is not one of"),
@@ -216,10 +218,10 @@ def test_wrong_usage_is_2(run: Run, arguments: list[str]) -> None:
 
 
 def test_ctrl_c_is_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(path: Path) -> None:
+    def interrupted(path: Path, quiet: bool) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(info, "open_trace", interrupted)
+    monkeypatch.setattr(info, "open_noted", interrupted)
     code, out, err = run("info", "T")
     assert (code, out, err) == (130, "", "moeprof: interrupted\n")
 

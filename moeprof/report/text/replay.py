@@ -15,6 +15,9 @@ def replays_text(replays: CacheReplays) -> str:
         replays.tokens, "token" if replays.phase == "all" else f"{replays.phase} token"
     )
     head = f"{tokens}, {replays.rows[0].accesses:,} expert reads in {replays.steps:,} steps"
+    head += f", {replays.experts_per_event:,.3g} experts a step and layer"
+    if replays.max_num_seqs is not None:
+        head += f" of {counted(replays.max_num_seqs, 'request')} at a time"
     if replays.fit_steps:
         head += f", after {replays.fit_steps:,} steps that were replayed and not counted"
     contracts = len(replays.contracts) > 1
