@@ -16,9 +16,14 @@ class Contract(Result):
     name: str
     words: str  # the rules in a sentence
     sequential: bool = False  # members are looked up and served one at a time, none is pinned
+    by_last_use: bool = False  # members count as used in order of last use, not of first
+    evict_after: bool = False  # all misses come in, then others make room
     larger_event: str = (
         "in order of first use; once only members are left, the policy's own victim among them goes"
     )
+    scope: str = ""  # the scope that the engine has, where it has but one
+    policies: tuple[str, ...] = ()  # those that it can have, where not any
+    source: str = ""
 
 
 ATOMIC = Contract(
@@ -33,7 +38,18 @@ SEQUENTIAL = Contract(
     sequential=True,
     larger_event="each in turn: what came first makes room for what comes last",
 )
-CONTRACTS = {contract.name: contract for contract in (ATOMIC, SEQUENTIAL)}
+BIG_MOE_ON_EDGE = Contract(
+    "bigmoeonedge",
+    "one pool; all distinct experts of a batch are looked up and come in, in order of last use; "
+    "then others go until the budget holds. A prompt is one batch a layer",
+    by_last_use=True,
+    evict_after=True,
+    larger_event="all its members stay until the next batch makes room",
+    scope="global",
+    policies=("lru", "lfu-perfect", "random"),
+    source="github.com/Helldez/BigMoeOnEdge: scripts/route-replay.py",
+)
+CONTRACTS = {contract.name: contract for contract in (ATOMIC, SEQUENTIAL, BIG_MOE_ON_EDGE)}
 
 
 def find_contract(name: str | Contract) -> Contract:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from moeprof.cache.requests import (
     expert_sizes,
     judged_from,
     parse_scope,
+    refuse_foreign_rules,
     slot_counts,
 )
 from moeprof.cache.results import CacheReplay, CacheReplays
@@ -42,6 +44,7 @@ def replay_cache(
     across_contracts: bool = False,
     phase: Phase | None = None,
     precision: str | Mapping[Any, str] = "bf16",
+    expert_bytes: Mapping[int, int] | None = None,
     fit: float | None = None,
     seed: int = 0,
     events: bool = False,
@@ -52,17 +55,19 @@ def replay_cache(
 
     `slots` are per layer, in all for scope global, on average for scope quota; `fraction` is the
     same as a share of all experts; `budget_bytes` counts capacity in bytes instead, for all layers
-    together. What is fitted (static lists, quotas) learns on the first `fit` of the steps, a half
-    if None, and then all rows count the later steps alone; caches are warm by then. `events` keeps
-    the accesses and misses of every event. With `max_num_seqs`, that many of the trace's requests
-    run at a time (`moeprof.trace.rebatch`) in place of its own steps.
+    together. A miss reads what `precision` makes of an expert, or `expert_bytes` by layer index.
+    What is fitted (static lists, quotas) learns on the first `fit` of the steps, a half if None,
+    and then all rows count the later steps alone; caches are warm by then. `events` keeps the
+    accesses and misses of every event. With `max_num_seqs`, that many of the trace's requests run
+    at a time (`moeprof.trace.rebatch`) in place of its own steps.
 
     Raises InputError for what cannot be replayed, TraceError where the recording is damaged.
     """
     if not trace.tokens or not trace.layers:
         raise InputError(f"{trace}: holds no tokens to replay")
     scope = parse_scope(scope)
-    cells = _cells(trace, policy, slots, fraction, budget_bytes, scope, contract, seed, precision)
+    sizes = expert_sizes(trace, precision, expert_bytes)
+    cells = _cells(trace, policy, slots, fraction, budget_bytes, scope, contract, seed, sizes)
     refuse_mixed((cell.contract.name for cell in cells), across_contracts)
     if max_num_seqs is None:
         steps = find_steps(trace, phase)
@@ -72,7 +77,7 @@ def replay_cache(
         raise InputError(f"{trace}: holds no {Phase(phase or 0).name.lower()} tokens")
     total = len(steps.starts) - 1
     first = judged_from([cell.policy for cell in cells], scope, fit, total)
-    job = _Job(trace, steps, first, expert_sizes(trace, precision), events)
+    job = _Job(trace, steps, first, sizes, events)
     return _results(job, cells, _replay_all(job, cells), phase, precision, max_num_seqs)
 
 
@@ -105,7 +110,7 @@ def _cells(
     scope: Scope,
     contract: str | Contract | Sequence[str | Contract],
     seed: int,
-    precision: str | Mapping[Any, str],
+    expert_bytes: NDArray[np.int64] | None,
 ) -> list[Cell]:
     """Every policy at every size under every contract."""
     policies = [policy] if isinstance(policy, str) else list(policy)
@@ -117,8 +122,10 @@ def _cells(
     if budget_bytes is not None:
         if sizes or shares:
             raise InputError("give slots, a fraction or a budget in bytes, not two of them")
-        sizes = [_slots_of(trace, budget_bytes, scope, precision)]
+        sizes = [_slots_of(trace, budget_bytes, scope, expert_bytes)]
     counts = slot_counts(trace, scope, sizes, shares)
+    for name, rules in product(policies, map(find_contract, named)):
+        refuse_foreign_rules(rules, scope, name)
     return [
         Cell(name, count, scope, find_contract(rules), seed, budget_bytes)
         for rules in named
@@ -128,10 +135,9 @@ def _cells(
 
 
 def _slots_of(
-    trace: Trace, budget_bytes: int, scope: Scope, precision: str | Mapping[Any, str]
+    trace: Trace, budget_bytes: int, scope: Scope, sizes: NDArray[np.int64] | None
 ) -> int:
     """Experts of the mean size that `budget_bytes` hold, per layer unless the scope is global."""
-    sizes = expert_sizes(trace, precision)
     if sizes is None:
         raise InputError(f"{trace}: the model's tensors are not known, so no budget in bytes")
     if scope is Scope.QUOTA:

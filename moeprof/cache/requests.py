@@ -24,6 +24,16 @@ class Scope(StrEnum):
     QUOTA = "quota"  # every layer has its own, as many as serve it best on the window before
 
 
+def refuse_foreign_rules(contract: Contract, scope: Scope, policy: str) -> None:
+    """Raise InputError where an engine of `contract` has no such scope or policy."""
+    if contract.scope and scope != contract.scope:
+        raise InputError(f"contract {contract.name} has scope {contract.scope}, not {scope}")
+    if contract.policies and policy not in contract.policies:
+        raise InputError(
+            f"contract {contract.name} knows {', '.join(contract.policies)}, not policy '{policy}'"
+        )
+
+
 @dataclass(frozen=True)
 class Cell:
     """One replay: a policy at one size."""
@@ -80,11 +90,19 @@ def judged_from(policies: Sequence[str], scope: Scope, fit: float | None, steps:
     return first
 
 
-def expert_sizes(trace: Trace, precision: str | Mapping[Any, str]) -> NDArray[np.int64] | None:
+def expert_sizes(
+    trace: Trace, precision: str | Mapping[Any, str], expert_bytes: Mapping[int, int] | None = None
+) -> NDArray[np.int64] | None:
     """[layers] bytes of one expert of each layer; None where the model's tensors are not known.
 
-    `precision` is a weight format, or one by layer index with "" for the rest.
+    `precision` is a weight format, or one by layer index with "" for the rest; `expert_bytes`, by
+    layer index, is what is known better.
     """
+    if expert_bytes is not None:
+        missing = sorted({*trace.layers} - {*expert_bytes})
+        if missing or min(expert_bytes.values()) < 1:
+            raise InputError(f"expert bytes: above 0 for every MoE layer; missing: {missing}")
+        return np.array([expert_bytes[layer] for layer in trace.layers])
     if not trace.model.tensors:
         return None
     formats: dict[Any, str] = {"": precision} if isinstance(precision, str) else dict(precision)

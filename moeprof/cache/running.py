@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from moeprof.cache.events import EventChunk
 from moeprof.cache.policies import load_policy
-from moeprof.cache.policies.driver import Tally, compiled
+from moeprof.cache.policies.driver import Rules, Tally, compiled
 from moeprof.cache.policies.setup import Setup
 from moeprof.cache.policies.shelf import Shelf, new_shelf
 from moeprof.cache.requests import Cell
@@ -35,7 +35,8 @@ class Running:
         if cell.budget_bytes is not None and expert_bytes is not None:
             size, capacity = np.repeat(expert_bytes, experts), int(cell.budget_bytes * share)
         self._loop = compiled(policy)
-        self._sequential = cell.contract.sequential
+        contract = cell.contract
+        self._rules = Rules(contract.sequential, contract.by_last_use, contract.evict_after)
         self._shelf = new_shelf(size, capacity)
         self._state = policy.new_state(setup)
         self._foresight = getattr(policy, "FORESIGHT", False)
@@ -58,7 +59,7 @@ class Running:
             future if self._foresight else np.zeros((layers, 0, k), np.int32),
             chunk.starts,
             chunk.first_event,
-            self._sequential,
+            self._rules,
             self._shelf,
             self._state,
             self.tally,

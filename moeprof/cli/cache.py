@@ -13,7 +13,7 @@ import typer
 from moeprof.cache import CONTRACTS, POLICIES, CacheReplays, Scope, replay_cache
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.limits import parse_bytes
-from moeprof.cli.ranges import parse_numbers, parse_shares
+from moeprof.cli.ranges import parse_by_layer, parse_numbers, parse_shares
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.report.text import replays_text
 from moeprof.trace import Phase
@@ -47,6 +47,12 @@ def run(
     ] = False,
     phase: Annotated[str, typer.Option(help="Tokens to replay: all, prefill or decode.")] = "all",
     precision: Annotated[str, typer.Option(help="Weight format that a miss reads.")] = "bf16",
+    expert_bytes: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYERS:N", help="Bytes of an expert, 0-5,8:3059712; may be repeated."
+        ),
+    ] = None,
     fit: Annotated[
         float | None,
         typer.Option(
@@ -78,6 +84,7 @@ def run(
         across_contracts=across_contracts,
         phase=Phase.parse(phase),
         precision=precision,
+        expert_bytes=parse_by_layer(expert_bytes, "--expert-bytes"),
         fit=fit,
         seed=seed,
         max_num_seqs=max_num_seqs,

@@ -42,3 +42,16 @@ def parse_shares(text: str | None, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{option} '{text}': give numbers, such as 0.1,0.25") from None
+
+
+def parse_by_layer(texts: list[str] | None, option: str) -> dict[int, int] | None:
+    """'0-5,8:1000' and more as values by layer. Raises InputError, which names `option`."""
+    if not texts:
+        return None
+    values: dict[int, int] = {}
+    for text in texts:
+        layers, colon, value = text.rpartition(":")
+        if not colon or not value.strip().isdigit():
+            raise InputError(f"{option} '{text}': give layers and a number, such as 0-5,8:1000")
+        values |= dict.fromkeys(parse_numbers(layers, option) or [], int(value))
+    return values

@@ -56,6 +56,23 @@ def ranked(events: Events, slots: int, *, sequential: bool, in_cache: bool = Fal
     return misses
 
 
+def big_moe_on_edge(batches: Events, slots: int) -> list[int]:
+    """Misses per batch of BigMoeOnEdge's LRU: ids may repeat, each use makes one more recent; what
+    a batch used stays, however much it is, and the rest makes room when the batch is over.
+    """
+    held: OrderedDict[int, None] = OrderedDict()
+    misses = []
+    for batch in batches:
+        misses.append(len(set(batch) - set(held)))
+        for item in batch:
+            held[item] = None
+            held.move_to_end(item)
+        for item in [one for one in held if one not in batch]:
+            if len(held) > slots:
+                del held[item]
+    return misses
+
+
 def following(events: Events) -> list[dict[int, int]]:
     """For each event, when each of its items is needed next; beyond the end where never."""
     seen: dict[int, int] = {}

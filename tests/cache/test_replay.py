@@ -16,7 +16,13 @@ from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
 from moeprof.trace import Trace, open_trace, synthesize_rows
 from tests.analysis.damage import with_foreign_id
-from tests.cache.oracles import ORACLES, Events, fewest_misses, kept_soonest
+from tests.cache.oracles import (
+    ORACLES,
+    Events,
+    big_moe_on_edge,
+    fewest_misses,
+    kept_soonest,
+)
 from tests.cache.test_curve import events
 from tests.conftest import small_config
 from tests.recordings import SHIPPED, recording, shared_folder
@@ -220,6 +226,40 @@ def _their_hits(name: str, ids: NDArray[np.int64], slots: int) -> NDArray[np.boo
         request.clock_time = index
         hits.append(cache.get(request))
     return np.array(hits)
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 99), batch=st.integers(1, 6), slots=st.integers(1, 2 * EXPERTS))
+def test_big_moe_on_edge_evicts_after_the_batch(seed: int, batch: int, slots: int) -> None:
+    trace = made_up(seed, batch=batch)
+    batches = [
+        [layer * EXPERTS + expert for expert in trace.experts(layer)[trace.step == step].ravel()]
+        for step in range(-(-trace.tokens // batch))
+        for layer in trace.layers
+    ]
+    row = only(trace, "lru", slots, "global", contract="bigmoeonedge", events=True)
+    assert row.event_misses is not None
+    assert row.event_misses.T.ravel().tolist() == big_moe_on_edge(batches, slots)
+
+
+def test_an_engines_contract_knows_its_own_scope_and_policies() -> None:
+    trace = made_up(0)
+    with pytest.raises(InputError, match="has scope global, not layer"):
+        replay_cache(trace, slots=4, contract="bigmoeonedge")
+    with pytest.raises(InputError, match="not policy 'arc'"):
+        replay_cache(trace, slots=4, contract="bigmoeonedge", scope="global", policy="arc")
+
+
+def test_bytes_of_experts_may_be_stated() -> None:
+    trace = made_up(0)
+    stated = dict.fromkeys(trace.layers, 100)
+    row = replay_cache(trace, budget_bytes=850, scope="global", expert_bytes=stated).rows[0]
+    assert (
+        row.slots == 8 and row.misses == replay_cache(trace, slots=8, scope="global").rows[0].misses
+    )
+    assert row.bytes_per_token == pytest.approx(100 * row.misses_per_token)
+    with pytest.raises(InputError, match="missing"):
+        replay_cache(trace, slots=2, expert_bytes={trace.layers[0]: 5})
 
 
 def test_what_is_fitted_is_judged_on_later_steps() -> None:

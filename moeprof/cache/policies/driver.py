@@ -25,6 +25,14 @@ class Tally(NamedTuple):
     first: NDArray[np.int64]  # [1] the step from which on is counted
 
 
+class Rules(NamedTuple):
+    """What a contract changes in the loop."""
+
+    sequential: bool  # each member is looked up and served in turn, and nothing is pinned
+    by_last_use: bool  # members come in order of last use in the event, not of first
+    evict_after: bool  # all misses come in, then others go until the capacity holds again
+
+
 # The hooks of a policy, which `compiled` binds. `evict` names who makes room, or the newcomer
 # itself, which then is not admitted, or -1 where the event needs all that are here.
 hit: Any = None  # (shelf, state, item, event)
@@ -40,36 +48,37 @@ def gather(
     experts: NDArray[np.unsignedinteger],
     recorded: NDArray[np.bool_],
     future: NDArray[np.int32],
-    rows: tuple[int, int],
+    rows: tuple[int, int, int],
     layer: int,
     shelf: Shelf,
     event: int,
     members: NDArray[np.int64],
 ) -> tuple[int, int]:
-    """The distinct items of the event in `rows` of one layer, in order of first use.
+    """The distinct items of the event in range(*rows) of one layer, in order of their first.
 
     Returns how many, and how many ids name no expert: those are passed over, since compiled code
-    would write outside of the arrays and not complain.
+    would write outside of the arrays and not complain. Rows that count down give the order of last
+    use, backwards.
     """
     layers, _, k = experts.shape
     size = len(shelf.resident) // layers
     base = layer * size
     count = foreign = 0
-    for row in range(rows[0], rows[1]):
-        if recorded[layer, row]:
-            for slot in range(k):
-                expert = experts[layer, row, slot]
-                if expert >= size:
-                    foreign += 1
-                    continue
-                item = base + expert
-                if shelf.last_event[item] != event:
-                    shelf.last_event[item] = event
-                    members[count] = item
-                    count += 1
-                    if FORESIGHT:
-                        after = future[layer, row, slot]
-                        shelf.next_use[item] = NEVER if after < 0 else after * layers + layer
+    for row in range(rows[0], rows[1], rows[2]):
+        for place in range(k if recorded[layer, row] else 0):
+            slot = place if rows[2] > 0 else k - 1 - place
+            expert = experts[layer, row, slot]
+            if expert >= size:
+                foreign += 1
+                continue
+            item = base + expert
+            if shelf.last_event[item] != event:
+                shelf.last_event[item] = event
+                members[count] = item
+                count += 1
+                if FORESIGHT:
+                    after = future[layer, row, slot]
+                    shelf.next_use[item] = NEVER if after < 0 else after * layers + layer
     return count, foreign
 
 
@@ -92,6 +101,30 @@ def serve(shelf: Shelf, state: Any, item: int, event: int) -> int:
     put(shelf, item)
     insert(shelf, state, item, event)
     return 1
+
+
+def admit_all(
+    members: NDArray[np.int64], count: int, event: int, shelf: Shelf, state: Any
+) -> tuple[int, int]:
+    """As `serve_event`, but room is made once all misses came in; the members of an event stay
+    where they alone exceed the capacity, until the next event makes room.
+    """
+    missing = 0
+    for i in range(count):
+        item = members[i]
+        if shelf.resident[item]:
+            hit(shelf, state, item, event)
+        else:
+            missing += 1
+            arrive(shelf, state, item)
+            put(shelf, item)
+            insert(shelf, state, item, event)
+    while shelf.free[0] < 0:
+        victim = evict(shelf, state, -1, event)
+        if victim == -1:
+            break
+        drop(shelf, victim)
+    return missing, missing
 
 
 def serve_event(
@@ -129,7 +162,7 @@ def replay(
     future: NDArray[np.int32],
     starts: NDArray[np.int64],
     first_step: int,
-    sequential: bool,
+    rules: Rules,
     shelf: Shelf,
     state: Any,
     tally: Tally,
@@ -138,8 +171,7 @@ def replay(
     starts[i] to starts[i + 1]. The layers share the cache and come in order within a step.
 
     `future` is the step that names the expert of a place next, -1 for none, of experts' shape; it
-    has no rows where the policy has no foresight. Sequential: each member of an event is looked up
-    and served in turn, and nothing is pinned.
+    has no rows where the policy has no foresight.
     """
     layers = experts.shape[0]
     members = np.empty(len(shelf.resident) // layers, np.int64)
@@ -148,9 +180,16 @@ def replay(
         for layer in range(layers):
             event = step * layers + layer
             shelf.clock[0], shelf.clock[1] = step, event
-            rows = (starts[index], starts[index + 1])
+            rows = (starts[index], starts[index + 1], 1)
+            if rules.by_last_use:
+                rows = (starts[index + 1] - 1, starts[index] - 1, -1)
             count, foreign = gather(experts, recorded, future, rows, layer, shelf, event, members)
-            missing, loaded = serve_event(members, count, event, sequential, shelf, state)
+            if rules.by_last_use:
+                members[:count] = members[:count][::-1].copy()
+            if rules.evict_after:
+                missing, loaded = admit_all(members, count, event, shelf, state)
+            else:
+                missing, loaded = serve_event(members, count, event, rules.sequential, shelf, state)
             tally.foreign[layer] += foreign
             if step >= tally.first[0]:
                 tally.totals[layer, 0] += count
@@ -173,7 +212,7 @@ def compiled(policy: ModuleType) -> Any:
         name: getattr(policy, name) for name in ("hit", "arrive", "evict", "insert")
     }
     names["FORESIGHT"] = getattr(policy, "FORESIGHT", False)
-    for part in (gather, serve, serve_event):
+    for part in (gather, serve, admit_all, serve_event):
         names[part.__name__] = _copy(part, policy, names)
     return _copy(replay, policy, names)
 

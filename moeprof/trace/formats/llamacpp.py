@@ -165,8 +165,9 @@ def _rank_rows(columns: Columns, first: NDArray[Any]) -> dict[str, Any]:
 
 
 def _phases(words: NDArray[Any]) -> NDArray[np.int8]:
-    """prefill, prompt or pp; decode, generate or tg; all else is not known."""
-    known = {"prefill": 0, "prompt": 0, "pp": 0, "decode": 1, "generate": 1, "gen": 1, "tg": 1}
+    """prefill, prompt, pp or 0; decode, generate, tg or 1; all else is not known."""
+    known = {"prefill": 0, "prompt": 0, "pp": 0, "0": 0}
+    known |= {"decode": 1, "generate": 1, "gen": 1, "tg": 1, "1": 1}
     names, inverse = np.unique(words.astype(str), return_inverse=True)
     return np.array([known.get(name.lower(), -1) for name in names], np.int8)[inverse]
 
@@ -232,20 +233,29 @@ def _read_route_trace(path: Path, found: Findings) -> Iterator[Block]:
 
 
 def _route_pieces(path: Path, found: Findings) -> Iterator[Columns]:
-    """The table behind the comments; a step number goes on over turns and phases."""
+    """The table behind the comments, with the engine's steps in place of the file's.
+
+    The file counts the tokens of a prompt as steps and writes a pass over them layer by layer: the
+    pass, which ends where the layer falls back, is the step.
+    """
     skipped, names = _behind_comments(path)
     types = {"turn": pa.int32(), "phase": pa.string(), "step": pa.int64(), "layer": pa.int32()}
     types |= {"slot": pa.int32(), "expert": pa.int32(), "weight": pa.float32()}
-    last: tuple[Any, ...] | None = None
+    last: dict[str, NDArray[Any]] = {}
     step = 0
     for columns in table_pieces(path, types, found, names=names, skip=skipped):
-        key = [columns[name] for name in ("turn", "phase", "step")]
-        new = np.zeros(len(key[0]), bool)
-        for values in key:
-            new[1:] |= values[1:] != values[:-1]
-        new[0] = last is not None and last != tuple(values[0] for values in key)
+        prompt = _phases(columns["phase"]) == Phase.PREFILL
+        columns["step"] = np.where(prompt, -1, columns["step"])
+        joined = {
+            name: np.concatenate([last.get(name, columns[name][:1]), columns[name]])
+            for name in ("turn", "phase", "step", "layer")
+        }
+        new = joined["layer"][1:] < joined["layer"][:-1]
+        for name in ("turn", "phase", "step"):
+            new |= joined[name][1:] != joined[name][:-1]
+        last = {name: values[-1:] for name, values in joined.items()}
         columns["step"] = step + np.cumsum(new)
-        step, last = int(columns["step"][-1]), tuple(values[-1] for values in key)
+        step = int(columns["step"][-1])
         yield columns
 
 

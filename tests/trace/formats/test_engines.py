@@ -271,6 +271,23 @@ def test_route_trace_with_several_tokens_a_step(tmp_path: Path) -> None:
     assert (trace.weights(0) == 0.5).all()
 
 
+def test_route_trace_counts_the_tokens_of_a_prompt_as_steps(tmp_path: Path) -> None:
+    ids = routing(6)
+    order = [(0, layer, t) for layer in range(3) for t in range(4)]
+    order += [(1, layer, t) for t in (4, 5) for layer in range(3)]
+    rows = [
+        [0, phase, t, layer, slot, ids[t, layer, slot], 0.5, 0, 9]
+        for phase, layer, t in order
+        for slot in range(2)
+    ]
+    columns = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
+    header = f"# route_trace v1\n# model=x\n{columns}"
+    trace, _ = imported(write_csv(tmp_path / "r.csv", header, rows), tmp_path / "t")
+    assert (ids_of(trace) == ids).all()
+    assert trace.step.tolist() == [0, 0, 0, 0, 1, 2]
+    assert trace.phase.tolist() == [0, 0, 0, 0, 1, 1]
+
+
 def test_imatrix_counts(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).integers(1, 99, (3, 16)).astype(np.float32)
     tensors = {
