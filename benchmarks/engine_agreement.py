@@ -3,8 +3,8 @@
     python benchmarks/engine_agreement.py FOLDER
 
 FOLDER is `docs/bench-data/2026-07-15-route-trace` of github.com/Helldez/BigMoeOnEdge (Apache-2.0):
-a `NAME.route.csv` with the bytes of experts in its comments, and a `NAME.metrics` whose last line has
-the engine's budget and its cumulative hit ratio.
+a `NAME.route.csv` with the bytes of experts in its comments, and a `NAME.metrics` whose last line
+has the engine's budget and its cumulative hit ratio.
 """
 
 from __future__ import annotations
