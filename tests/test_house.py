@@ -25,23 +25,14 @@ MAY_IMPORT = {
     "analysis": {"trace", "model"},
     "hardware": set(),
     "cache": {"analysis", "hardware", "trace", "model"},
+    "placement": {"analysis", "hardware", "trace", "model"},
+    "offload": {"placement", "cache", "analysis", "hardware", "trace", "model"},
     "synth": {"cache", "analysis", "hardware", "trace", "model"},
-    "projection": {"cache", "analysis", "hardware", "trace", "model"},
-    "report": {"synth", "projection", "cache", "analysis", "hardware", "trace", "model"},
-    "demo": {"report", "capture", "projection", "cache", "analysis", "hardware", "trace", "model"},
-    "cli": {
-        "demo",
-        "report",
-        "capture",
-        "synth",
-        "projection",
-        "cache",
-        "analysis",
-        "hardware",
-        "trace",
-        "model",
-    },
+    "projection": {"offload", "placement", "cache", "analysis", "hardware", "trace", "model"},
 }
+MAY_IMPORT["report"] = {"synth", "projection"} | MAY_IMPORT["projection"]
+MAY_IMPORT["demo"] = {"report", "capture"} | MAY_IMPORT["report"]
+MAY_IMPORT["cli"] = {"demo"} | MAY_IMPORT["demo"]
 FOUNDATION = {"errors", "result", "quantity", "__version__"}
 HEAVY = {"torch", "transformers", "vllm", "sglang"}  # in capture and probe, inside functions
 READS_TORCH = PACKAGE / "trace" / "formats" / "torch_files.py"  # .pt files, and torch alone

@@ -1,0 +1,1 @@
+"""From misses to seconds: experts in GPU memory, host memory and on drives, on a timeline."""
