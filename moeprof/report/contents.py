@@ -21,11 +21,12 @@ from moeprof.analysis import (
 from moeprof.analysis.chance import even_router_imbalance
 from moeprof.analysis.counting import ExpertCounts, count_experts
 from moeprof.analysis.load import WINDOWS, load_result
-from moeprof.cache import LruCurve, Scope, lru_curve
+from moeprof.cache import CacheReplays, LruCurve, Scope, lru_curve
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.model import MoEModel, load_model, precision_names
 from moeprof.projection import DeploymentProjection, project_deployment
+from moeprof.report.policies import replayed_policies
 from moeprof.result import Result
 from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
 from moeprof.trace.schema import StoredFile
@@ -54,6 +55,7 @@ class ReportContents(Result):
     views_left_out: int
     layer_curve: LruCurve | None
     global_curve: LruCurve | None
+    policies: Mapping[Scope, CacheReplays]  # several policies by scope, over the later half
     expert_bytes: Mapping[str, int]  # one expert of the recorded model, by format
     specialization: SpecializationResult | None
     sampling: SamplingError | None  # where requests were sampled, and the error can be known
@@ -103,6 +105,7 @@ def gather_report(
         views_left_out=views_left_out,
         layer_curve=layer_curve,
         global_curve=global_curve,
+        policies=replayed_policies(trace, _replayed(trace), missing) if layer_curve else {},
         expert_bytes=_expert_bytes(trace.model, missing),
         specialization=_specialization(trace, missing) if counts else None,
         sampling=_sampling(trace, missing) if counts else None,
@@ -171,13 +174,18 @@ def _curves(trace: Trace, missing: dict[str, str]) -> tuple[LruCurve | None, Lru
             "the recording holds counts only, and a cache replay needs the order of tokens"
         )
         return None, None
-    phase = Phase.DECODE if (trace.phase == Phase.DECODE).any() else None
+    phase = _replayed(trace)
     try:
         layered = lru_curve(trace, scope=Scope.LAYER, phase=phase)
         return layered, lru_curve(trace, scope=Scope.GLOBAL, phase=phase)
     except InputError as error:
         missing["cache"] = str(error)
         return None, None
+
+
+def _replayed(trace: Trace) -> Phase | None:
+    """Decode tokens where there are any, else all."""
+    return Phase.DECODE if (trace.phase == Phase.DECODE).any() else None
 
 
 def _expert_bytes(model: MoEModel, missing: dict[str, str]) -> dict[str, int]:

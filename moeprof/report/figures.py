@@ -17,8 +17,11 @@ from moeprof.cache import LruCurve
 from moeprof.report.contents import ReportContents
 from moeprof.report.curves import resident_share
 from moeprof.report.pixels import LIGHT, OCTAVES, UNUSED_LIGHT
+from moeprof.report.policies import curves_of
 from moeprof.report.sections.imbalance import whole_windows
 from moeprof.report.sections.memory import PIECES
+from moeprof.report.sections.policies import HUES as POLICY_HUES
+from moeprof.report.sections.policies import SCOPES, cycles, pool_size
 from moeprof.report.wording import GIB, short_count
 
 if TYPE_CHECKING:
@@ -176,6 +179,30 @@ def draw_miss_ratio(figure: Figure, contents: ReportContents) -> bool:
     return True
 
 
+def draw_policies(figure: Figure, contents: ReportContents) -> bool:
+    """Hit ratio against the share resident, a line a policy and a panel a scope."""
+    if not contents.policies:
+        return False
+    panels = figure.subplots(1, len(contents.policies), sharey=True, squeeze=False)[0]
+    for axes, (scope, replays) in zip(panels, contents.policies.items(), strict=True):
+        experts = pool_size(replays)
+        for curve, hue in zip(curves_of(replays), POLICY_HUES, strict=True):
+            share, hits = zip((0.0, 0.0), *curve.points(experts), strict=True)
+            axes.plot(
+                100 * np.array(share), 100 * np.array(hits), c=HUES[hue], lw=2, label=curve.policy
+            )
+        for slots, words in cycles(replays):
+            axes.axvline(100 * slots / experts, c=INK, lw=0.9, ls=":")
+            axes.text(100 * slots / experts + 1.2, 99, words.replace(": ", ":\n"), va="top", size=9)
+        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="share of all experts resident (%)")
+        axes.set_title(SCOPES[scope], pad=8)
+        axes.grid(axis="y")
+    panels[0].set_ylabel("hit ratio (% of reads)")
+    panels[-1].legend(loc="lower right")
+    figure.suptitle(f"Cache policies, {_recorded(contents)}", x=0.01, ha="left", weight="bold")
+    return True
+
+
 def draw_memory(figure: Figure, contents: ReportContents) -> bool:
     """Stacked bars of weights and room for KV on one GPU, one bar a precision."""
     ledgers = [deployment.ledger for deployment in contents.deployments]
@@ -251,5 +278,6 @@ FIGURES: dict[str, Callable[[Figure, ReportContents], bool]] = {
     "load-heatmap.png": draw_load,
     "imbalance.png": draw_imbalance,
     "miss-ratio.png": draw_miss_ratio,
+    "cache-policies.png": draw_policies,
     "memory.png": draw_memory,
 }

@@ -67,6 +67,7 @@ def test_every_section_is_there_and_linked(contents: ReportContents) -> None:
         "load",
         "imbalance",
         "cache",
+        "policies",
         "domains",
         "memory",
         "definitions",

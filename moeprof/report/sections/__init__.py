@@ -16,11 +16,13 @@ from moeprof.report.sections.load import load_section
 from moeprof.report.sections.memory import memory_section
 from moeprof.report.sections.miss_ratio import miss_ratio_section
 from moeprof.report.sections.origin import origin_section
+from moeprof.report.sections.policies import policies_section
 
 SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     load_section,
     imbalance_section,
     miss_ratio_section,
+    policies_section,
     domains_section,
     memory_section,
     definitions_section,
