@@ -23,6 +23,7 @@ from moeprof.cache.requests import (
     Scope,
     expert_sizes,
     judged_from,
+    known_bytes,
     parse_scope,
     refuse_foreign_rules,
     slot_counts,
@@ -55,7 +56,8 @@ def replay_cache(
 
     `slots` are per layer, in all for scope global, on average for scope quota; `fraction` is the
     same as a share of all experts; `budget_bytes` counts capacity in bytes instead, for all layers
-    together. A miss reads what `precision` makes of an expert, or `expert_bytes` by layer index.
+    together. A miss reads what `precision` makes of an expert, or `expert_bytes` by layer index, or
+    what the recording says where the model's tensors are not known.
     What is fitted (static lists, quotas) learns on the first `fit` of the steps, a half if None,
     and then all rows count the later steps alone; caches are warm by then. `events` keeps the
     accesses and misses of every event. With `max_num_seqs`, that many of the trace's requests run
@@ -67,6 +69,8 @@ def replay_cache(
         raise InputError(f"{trace}: holds no tokens to replay")
     scope = parse_scope(scope)
     sizes = expert_sizes(trace, precision, expert_bytes)
+    if known_bytes(trace, expert_bytes) is not None:
+        precision = "stated"
     cells = _cells(trace, policy, slots, fraction, budget_bytes, scope, contract, seed, sizes)
     refuse_mixed((cell.contract.name for cell in cells), across_contracts)
     if max_num_seqs is None:

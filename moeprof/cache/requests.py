@@ -90,6 +90,16 @@ def judged_from(policies: Sequence[str], scope: Scope, fit: float | None, steps:
     return first
 
 
+def known_bytes(trace: Trace, expert_bytes: Mapping[int, int] | None) -> Mapping[int, int] | None:
+    """Bytes of an expert by layer index, of `expert_bytes` or else of the recording itself.
+
+    None where neither says, or where the model's tensors are known: then a weight format does.
+    """
+    if expert_bytes is not None or trace.model.tensors:
+        return expert_bytes
+    return trace.manifest.expert_bytes or None
+
+
 def expert_sizes(
     trace: Trace, precision: str | Mapping[Any, str], expert_bytes: Mapping[int, int] | None = None
 ) -> NDArray[np.int64] | None:
@@ -98,6 +108,7 @@ def expert_sizes(
     `precision` is a weight format, or one by layer index with "" for the rest; `expert_bytes`, by
     layer index, is what is known better.
     """
+    expert_bytes = known_bytes(trace, expert_bytes)
     if expert_bytes is not None:
         missing = sorted({*trace.layers} - {*expert_bytes})
         if missing or min(expert_bytes.values()) < 1:

@@ -164,6 +164,7 @@ def _writer(path: Path, trace: Trace, edit: _Edit) -> TraceWriter:
         rank_ordered=manifest.rank_ordered,
         clock_base=manifest.clock_base,
         sampling=manifest.sampling.model_dump() if manifest.sampling else None,
+        expert_bytes={n: size for n, size in manifest.expert_bytes.items() if n in layers},
     )
 
 

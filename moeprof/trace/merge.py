@@ -114,6 +114,7 @@ def _identity(trace: Trace) -> dict[str, Any]:
         "its list of layers": manifest.layers,
         "top_k": manifest.top_k,
         **{f"'{name} recorded'": getattr(manifest, name) for name in _OPTIONAL},
+        "its bytes of experts": manifest.expert_bytes,
         "its sampling rate": manifest.sampling.rate if manifest.sampling else None,
         "'holds counts only'": trace.counts_only,
     }
@@ -138,6 +139,7 @@ def _writer(path: Path, traces: Sequence[Trace]) -> TraceWriter:
         rank_ordered=ordered.pop() if len(ordered) == 1 else None,
         clock_base=min(manifest.clock_base for manifest in manifests),
         sampling=first.sampling.model_dump() if first.sampling else None,
+        expert_bytes=first.expert_bytes,
     )
 
 

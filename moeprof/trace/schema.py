@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveInt,
     ValidationError,
     field_validator,
 )
@@ -192,6 +193,7 @@ class Manifest(BaseModel):
     dropped: dict[str, NonNegativeInt] = {}  # tokens seen and not recorded, by reason
     rotated_tokens: NonNegativeInt = 0  # recorded, then let go to make room
     first_segment: NonNegativeInt = 0  # segments of lower numbers were let go
+    expert_bytes: dict[NonNegativeInt, PositiveInt] = {}  # of one expert by layer, as it ran
     sampling: Sampling | None = None  # None: every request was to be recorded
     requests_sampled_out: NonNegativeInt = 0
     tokens_sampled_out: NonNegativeInt = 0

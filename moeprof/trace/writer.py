@@ -51,6 +51,7 @@ class TraceWriter:
     all later ones are counted as dropped, and the trace closes complete. With `rotate` as well,
     the oldest segments are let go to make room and counted in `rotated_tokens`. `sampling` (rate
     and seed) says that only a random part of the requests is written; `leave_out` counts the rest.
+    `expert_bytes`, by native layer, is what one expert took where the model ran.
 
     Raises InputError if `path` exists and `force` is false, or on rows of another shape, with ids
     that are no experts or steps that decrease; TraceWriteError where the disk refuses. After that
@@ -77,6 +78,7 @@ class TraceWriter:
         max_bytes: int | None = None,
         rotate: bool = False,
         sampling: Mapping[str, float] | None = None,
+        expert_bytes: Mapping[int, int] | None = None,
         compression: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,6 +98,7 @@ class TraceWriter:
             margins=margins,
             next_layer=next_layer,
             sampling=sampling,
+            expert_bytes=dict(expert_bytes or {}),
         )
         if rotate and max_bytes is None:
             raise TraceError("rotate=True needs max_bytes, the size to stay below")

@@ -69,6 +69,7 @@ class Findings:
     skipped: Counter[str] = field(default_factory=Counter)
     notes: dict[str, None] = field(default_factory=dict)  # an ordered set of sentences
     requests: list[Request] = field(default_factory=list)
+    expert_bytes: dict[int, int] = field(default_factory=dict)  # of one, by layer of the file
 
     def note(self, sentence: str) -> None:
         """Something the user should know; said once however often it is noted."""
@@ -222,6 +223,7 @@ def _merge(found: Findings, other: Findings, request: int) -> None:
             setattr(found, name, getattr(other, name))
     for name in ("model", "engine", "engine_version"):
         setattr(found, name, getattr(other, name) or getattr(found, name))
+    found.expert_bytes |= other.expert_bytes
     found.skipped += other.skipped
     found.notes |= other.notes
     found.requests += [replace(r, index=r.index + request) for r in other.requests]

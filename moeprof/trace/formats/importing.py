@@ -141,6 +141,7 @@ class _Job:
             token_ids=token_ids,
             rank_ordered=rank_ordered(found, survey),
             clock_base=0.0,
+            expert_bytes=_stated_sizes(found, survey, native),
         )
 
     def _survey(self) -> Survey:
@@ -216,6 +217,13 @@ def _requests(found: Findings, survey: Survey) -> list[Request]:
     """What is known of every request; of most no more than that it was there."""
     named = {request.index: request for request in found.requests}
     return [named.get(index) or Request(index) for index in sorted(survey.requests | set(named))]
+
+
+def _stated_sizes(found: Findings, survey: Survey, native: tuple[int, ...]) -> dict[int, int]:
+    """Bytes of an expert by native layer: of every recorded layer, or none."""
+    layers = sorted(survey.layers)
+    sizes = [found.expert_bytes.get(layer, 0) for layer in layers]
+    return dict(zip(native, sizes, strict=True)) if all(sizes) else {}
 
 
 def _half(weights: np.ndarray) -> np.ndarray:

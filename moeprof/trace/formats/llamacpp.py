@@ -1,4 +1,4 @@
-"""Tables of llama.cpp and what grew from it: moe-trace CSVs, route_trace v1."""
+"""Tables of llama.cpp and what grew from it: moe-trace CSVs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from moeprof.trace.formats.reading import line_pieces, reading
 from moeprof.trace.formats.table import Columns, column_names, stacked, table_pieces
 from moeprof.trace.rows import Phase
 
-_ROUTE_TRACE = b"# route_trace v1"
 _NUMBERS = re.compile(r"-?\d+(,-?\d+)+")
 STRIDE = (
     "the first prompt rows of every layer name all experts in turn, none twice: this file shows "
@@ -153,18 +152,18 @@ def _read_ranks(path: Path, found: Findings) -> Iterator[Block]:
         types = {"phase": pa.string(), "token": pa.int64(), "layer": pa.int32()}
         types |= {"rank": pa.int32(), "expert": pa.int32()}
         pieces = table_pieces(path, types, found)
-        yield from assemble(_pivoted(pieces, "rank", found, _rank_rows), found)
+        yield from assemble(pivoted(pieces, "rank", found, _rank_rows), found)
 
 
 def _rank_rows(columns: Columns, first: NDArray[Any]) -> dict[str, Any]:
     return {
         "request": np.zeros(len(first), np.int32),
         "position": columns["token"][first],
-        "phase": _phases(columns["phase"][first]),
+        "phase": phases(columns["phase"][first]),
     }
 
 
-def _phases(words: NDArray[Any]) -> NDArray[np.int8]:
+def phases(words: NDArray[Any]) -> NDArray[np.int8]:
     """prefill, prompt, pp or 0; decode, generate, tg or 1; all else is not known."""
     known = {"prefill": 0, "prompt": 0, "pp": 0, "0": 0}
     known |= {"decode": 1, "generate": 1, "gen": 1, "tg": 1, "1": 1}
@@ -172,7 +171,7 @@ def _phases(words: NDArray[Any]) -> NDArray[np.int8]:
     return np.array([known.get(name.lower(), -1) for name in names], np.int8)[inverse]
 
 
-def _pivoted(
+def pivoted(
     pieces: Iterator[Columns], slot: str, found: Findings, keys: Any
 ) -> Iterator[LayerRows]:
     """Rows of one activation each as rows of k: a slot of 0 starts the next.
@@ -215,73 +214,8 @@ def _pivot(columns: Columns, slot: str, k: int, first: NDArray[Any], keys: Any) 
     )
 
 
-def detect_route_trace(head: Head) -> bool:
-    """The comment in the first line."""
-    return head.data.startswith(_ROUTE_TRACE)
-
-
-def read_route_trace(paths: Sequence[Path], options: Options) -> Import:
-    """Each turn is a request."""
-    return file_by_file(paths, _read_route_trace)
-
-
-def _read_route_trace(path: Path, found: Findings) -> Iterator[Block]:
-    with reading(path, "route_trace v1"):
-        found.rank_ordered = None
-        found.note("residency and bytes of experts are not kept; tokens of a step are not named")
-        yield from assemble(_pivoted(_route_pieces(path, found), "slot", found, _route_rows), found)
-
-
-def _route_pieces(path: Path, found: Findings) -> Iterator[Columns]:
-    """The table behind the comments, with the engine's steps in place of the file's.
-
-    The file counts the tokens of a prompt as steps and writes a pass over them layer by layer: the
-    pass, which ends where the layer falls back, is the step.
-    """
-    skipped, names = _behind_comments(path)
-    types = {"turn": pa.int32(), "phase": pa.string(), "step": pa.int64(), "layer": pa.int32()}
-    types |= {"slot": pa.int32(), "expert": pa.int32(), "weight": pa.float32()}
-    last: dict[str, NDArray[Any]] = {}
-    step = 0
-    for columns in table_pieces(path, types, found, names=names, skip=skipped):
-        prompt = _phases(columns["phase"]) == Phase.PREFILL
-        columns["step"] = np.where(prompt, -1, columns["step"])
-        joined = {
-            name: np.concatenate([last.get(name, columns[name][:1]), columns[name]])
-            for name in ("turn", "phase", "step", "layer")
-        }
-        new = joined["layer"][1:] < joined["layer"][:-1]
-        for name in ("turn", "phase", "step"):
-            new |= joined[name][1:] != joined[name][:-1]
-        last = {name: values[-1:] for name, values in joined.items()}
-        columns["step"] = step + np.cumsum(new)
-        step = int(columns["step"][-1])
-        yield columns
-
-
-def _behind_comments(path: Path) -> tuple[int, list[str]]:
-    """How many lines stand before the first row, and the names of the columns."""
-    head = next(line_pieces(path, 1 << 16), b"").decode().splitlines()
-    comments = next((n for n, line in enumerate(head) if not line.startswith("#")), len(head))
-    names = [name.strip() for name in head[comments].split(",")]
-    if not {"turn", "phase", "step", "layer", "slot", "expert", "weight"} <= set(names):
-        raise InputError(f"{path}: the columns of route_trace v1 are not there")
-    return comments + 1, names
-
-
-def _route_rows(columns: Columns, first: NDArray[Any]) -> dict[str, Any]:
-    return {
-        "step": columns["step"][first],
-        "request": np.maximum(columns["turn"][first], -1),
-        "phase": _phases(columns["phase"][first]),
-    }
-
-
 PAIRS_FORMAT = Format(
     "llamacpp-pairs", "llama.cpp moe-trace, layer,expert", detect_pairs, read_pairs
 )
 ROWS_FORMAT = Format("llamacpp-rows", "moe-trace of a fork, pos,layer,ids", detect_rows, read_rows)
 RANKS_FORMAT = Format("llamacpp-ranks", "moe-trace of a fork, with ranks", detect_ranks, read_ranks)
-ROUTE_FORMAT = Format(
-    "route-trace", "route_trace v1 of BigMoeOnEdge", detect_route_trace, read_route_trace
-)

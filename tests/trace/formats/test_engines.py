@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moeprof.cache import replay_cache
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
+from moeprof.trace import merge_traces, open_trace, slice_trace
 from moeprof.trace.formats import import_trace
 from tests.conftest import small_config
 from tests.trace.formats.files import (
@@ -254,38 +256,77 @@ def test_the_stride_bug_is_seen(tmp_path: Path) -> None:
     assert any("stride bug" in note for note in result.notes)
 
 
-def test_route_trace_with_several_tokens_a_step(tmp_path: Path) -> None:
-    ids = routing(6)
-    rows = []
-    for step, tokens in enumerate(([0, 1, 2, 3], [4], [5])):
-        for layer in range(3):
-            for t in tokens:
-                for slot in range(2):
-                    phase = "prefill" if step == 0 else "decode"
-                    rows.append([0, phase, step, layer, slot, ids[t, layer, slot], 0.5, "vram", 9])
-    columns = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
-    header = f"# route_trace v1\n# model=x\n{columns}"
-    trace, result = imported(write_csv(tmp_path / "r.csv", header, rows), tmp_path / "t")
-    assert result.format == "route-trace" and (ids_of(trace) == ids).all()
-    assert trace.step.tolist() == [0, 0, 0, 0, 1, 2] and (trace.request == 0).all()
-    assert (trace.weights(0) == 0.5).all()
+_ROUTE_COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes,dropped"
+
+
+def _route_rows(ids: np.ndarray, read: list[int]) -> list[list[object]]:
+    """A prompt of 4 tokens, of which the last layer routes the last alone, then tokens one by one.
+
+    Rows as CsvRouteTraceSink of BigMoeOnEdge writes them; every second expert is a hit.
+    """
+    order = [(0, layer, t) for layer in range(3) for t in (range(4) if layer < 2 else [3])]
+    order += [(1, layer, t) for t in (4, 5) for layer in range(3)]
+    return [
+        [0, phase, t, layer, slot, ids[t, layer, slot], 0.5, slot, (1 - slot) * read[layer], 0]
+        for phase, layer, t in order
+        for slot in range(2)
+    ]
 
 
 def test_route_trace_counts_the_tokens_of_a_prompt_as_steps(tmp_path: Path) -> None:
     ids = routing(6)
-    order = [(0, layer, t) for layer in range(3) for t in range(4)]
-    order += [(1, layer, t) for t in (4, 5) for layer in range(3)]
-    rows = [
-        [0, phase, t, layer, slot, ids[t, layer, slot], 0.5, 0, 9]
-        for phase, layer, t in order
-        for slot in range(2)
-    ]
-    columns = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
-    header = f"# route_trace v1\n# model=x\n{columns}"
-    trace, _ = imported(write_csv(tmp_path / "r.csv", header, rows), tmp_path / "t")
-    assert (ids_of(trace) == ids).all()
+    header = f"# route_trace v1\n# model=x\n{_ROUTE_COLUMNS}"
+    file = write_csv(tmp_path / "r.csv", header, _route_rows(ids, [9, 9, 9]))
+    trace, result = imported(file, tmp_path / "t")
+    assert result.format == "route-trace"
+    assert all((trace.experts(layer) == ids[:, layer]).all() for layer in (0, 1))
+    assert trace.recorded(2).tolist() == [False, False, False, True, True, True]
+    assert (trace.experts(2) == ids[3:, 2]).all()
     assert trace.step.tolist() == [0, 0, 0, 0, 1, 2]
+    assert trace.position.tolist() == [0, 1, 2, 3, 4, 5]
     assert trace.phase.tolist() == [0, 0, 0, 0, 1, 1]
+    assert (trace.weights(0) == 0.5).all() and trace.manifest.rank_ordered
+
+
+def test_route_trace_states_bytes_of_experts(tmp_path: Path) -> None:
+    comments = "# model=/m/tiny-Q4.gguf arch=x n_layer=3 n_expert=16 n_expert_used=2\n"
+    comments += "".join(f"# layer={n} expert_bytes={100 + n} dense_bytes=7\n" for n in range(3))
+    rows = _route_rows(routing(6), [50, 51, 52])  # what was read: the comments say what they take
+    file = write_csv(tmp_path / "r.csv", f"# route_trace v1\n{comments}{_ROUTE_COLUMNS}", rows)
+    trace, result = imported(file, tmp_path / "t")
+    assert trace.manifest.expert_bytes == {0: 100, 1: 101, 2: 102}
+    assert trace.experts_per_layer == 16 and trace.model.name == "tiny-Q4"
+    assert not any("experts is not in the file" in note for note in result.notes)
+    rows_of = [
+        replay_cache(trace, slots=2, expert_bytes=b) for b in (None, {0: 100, 1: 101, 2: 102})
+    ]
+    assert rows_of[0].bytes_per_expert == rows_of[1].bytes_per_expert == 101
+    assert rows_of[0].rows[0].bytes_per_token == rows_of[1].rows[0].bytes_per_token
+    assert rows_of[0].precision == "stated"
+    slice_trace(tmp_path / "t", tmp_path / "s", layers=[1, 2])
+    assert open_trace(tmp_path / "s").manifest.expert_bytes == {1: 101, 2: 102}
+    merge_traces([tmp_path / "t", tmp_path / "t"], tmp_path / "m")
+    assert open_trace(tmp_path / "m").manifest.expert_bytes == {0: 100, 1: 101, 2: 102}
+
+
+@pytest.mark.parametrize(
+    ("read", "stated"),
+    [([50, 51, 52], {0: 50, 1: 51, 2: 52}), ([50, 0, 52], {})],
+    ids=["column", "a layer that never misses"],
+)
+def test_bytes_of_experts_from_the_column(
+    tmp_path: Path, read: list[int], stated: dict[int, int]
+) -> None:
+    header = f"# route_trace v1\n# model=x\n{_ROUTE_COLUMNS}"
+    file = write_csv(tmp_path / "r.csv", header, _route_rows(routing(6), read))
+    assert imported(file, tmp_path / "t")[0].manifest.expert_bytes == stated
+
+
+def test_reads_of_several_sizes_are_no_size_of_an_expert(tmp_path: Path) -> None:
+    rows = _route_rows(routing(6), [50, 51, 52])
+    rows[0][8] = 49
+    file = write_csv(tmp_path / "r.csv", f"# route_trace v1\n{_ROUTE_COLUMNS}", rows)
+    assert imported(file, tmp_path / "t")[0].manifest.expert_bytes == {}
 
 
 def test_imatrix_counts(tmp_path: Path) -> None:
