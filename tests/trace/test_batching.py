@@ -11,7 +11,7 @@ from moeprof.cache import replay_cache
 from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
 from moeprof.trace import Phase, TokenRows, Trace, open_trace, synthesize_rows
-from moeprof.trace.batching import rebatch
+from moeprof.trace.batching import rebatch, request_rows
 from tests.conftest import small_config
 from tests.recordings import SHIPPED
 
@@ -94,3 +94,22 @@ def test_what_cannot_be_batched_is_refused() -> None:
     )
     with pytest.raises(TraceError, match="must say its request"):
         rebatch(Trace.in_memory(trace.model, rows), 2)
+
+
+@given(seed=st.integers(0, 99), draw=st.lists(st.integers(0, 4), min_size=1, max_size=8))
+def test_requests_drawn_anew_are_whole_and_in_their_order(seed: int, draw: list[int]) -> None:
+    requests = request_rows(made_up(seed, 5))
+    draw = [number % len(requests.prompt) for number in draw]
+    drawn = requests.drawn(np.array(draw))
+    for place, number in enumerate(draw):
+        whole = requests.rows[requests.first[number] : requests.first[number + 1]]
+        here = drawn.rows[drawn.first[place] : drawn.first[place + 1]]
+        np.testing.assert_array_equal(here, whole)
+        assert drawn.prompt[place] == requests.prompt[number]
+
+
+def test_some_rows_alone_can_be_batched() -> None:
+    trace = made_up(3, 4)
+    keep = trace.request != 2
+    rows = request_rows(trace, keep).batched(2).order
+    np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(keep))

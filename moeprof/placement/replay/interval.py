@@ -27,9 +27,7 @@ class Interval(Result):
     high: float | None = None
 
     @classmethod
-    def of(
-        cls, value: float, drawn: NDArray[np.float64], least: float | None = None
-    ) -> Interval:
+    def of(cls, value: float, drawn: NDArray[np.float64], least: float | None = None) -> Interval:
         """`value` with the spread of `drawn` around it, cut off below `least`."""
         if len(drawn) < 2:
             return cls(float(value))

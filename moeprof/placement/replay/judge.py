@@ -13,7 +13,7 @@ is scored: it is what remains when chance within a batch has averaged out, and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -95,18 +95,20 @@ def judge_placements(
     else:
         steps = batched_steps(trace, requests, batch, phase)
     ids = RoutedIds.of(trace)
-    loads = [replay_ranks(ids, steps, placement, share) for placement in placements.values()]
-    drawn = np.zeros((0, len(placements), len(_FIGURES)))
+    maps = list(placements.values())
+    loads = [replay_ranks(ids, steps, placement, share) for placement in maps]
+    drawn = np.zeros((0, len(maps), len(_FIGURES)))
     if requests is not None and batch is not None and resamples:
         count = _affordable(resamples, len(steps.order) * len(trace.layers) * trace.top_k)
         samples = _samples(trace, requests, batch, phase, count, seed)
         drawn = np.array(
-            [[_figures(replay_ranks(ids, s, p, share)) for p in placements.values()] for s in samples]
-        ).reshape(-1, len(placements), len(_FIGURES))
+            [
+                [_figures(replay_ranks(ids, sample, placement, share)) for placement in maps]
+                for sample in samples
+            ]
+        ).reshape(-1, len(maps), len(_FIGURES))
     return PlacementJudgements(
-        judgements=[
-            _judgement(name, loads, drawn, place) for place, name in enumerate(placements)
-        ],
+        judgements=[_judgement(name, loads, drawn, place) for place, name in enumerate(placements)],
         tokens=len(steps.order),
         requests=None if requests is None else len(requests.prompt),
         steps=len(steps.starts) - 1,
@@ -125,15 +127,13 @@ def _affordable(resamples: int, assignments: int) -> int:
 
 def _samples(
     trace: Trace, requests: RequestRows, batch: int, phase: Phase | None, count: int, seed: int
-) -> list[Batching]:
+) -> Iterator[Batching]:
     """The steps of `count` samples of the requests; none where there is one request alone."""
     number = len(requests.prompt)
-    if number < 2:
-        return []
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(number, size=number) for _ in range(count)]
-    drawn = (requests.drawn(draw) for draw in draws)
-    return [batched_steps(trace, part, batch, phase) for part in drawn]
+    for _ in range(count if number > 1 else 0):
+        drawn = requests.drawn(rng.integers(number, size=number))
+        yield batched_steps(trace, drawn, batch, phase)
 
 
 _FIGURES = ("imbalance", "step_imbalance", "busiest_mean", "busiest_p99")

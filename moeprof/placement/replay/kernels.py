@@ -114,10 +114,10 @@ def _level(
 def _water_level(load: NDArray[np.float64], ranks: NDArray[np.int64], amount: int) -> float:
     """The level that `amount` reaches when it fills `ranks` up from `load`."""
     floors = np.sort(load[ranks])
-    below = 0.0
+    level, below = 0.0, 0.0
     for i in range(len(floors)):
         below += floors[i]
         level = (amount + below) / (i + 1)
-        if i + 1 == len(floors) or level <= floors[i + 1]:
-            return level
-    return 0.0
+        if i + 1 < len(floors) and level <= floors[i + 1]:
+            break
+    return level

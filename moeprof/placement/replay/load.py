@@ -102,9 +102,7 @@ def replay_ranks(
     return RankLoads(total, busiest, assigned)
 
 
-def replica_ranks(
-    placement: Placement, row: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def replica_ranks(placement: Placement, row: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """[experts + 1] and [slots]: expert e of a layer is on ranks[first[e]:first[e + 1]]."""
     order = np.argsort(placement.physical_to_logical_map[row], kind="stable")
     counts = placement.logical_replica_count[row]

@@ -24,7 +24,7 @@ def recorded_steps(
         mask &= trace.phase == phase
     rows = np.flatnonzero(mask)
     if not len(rows):
-        raise InputError(f"{trace}: holds no {_named(phase)} tokens in the window that is judged")
+        raise InputError(f"{trace}: holds no {_named(phase)}tokens in the window that is judged")
     bounds = np.flatnonzero(np.diff(trace.step[rows])) + 1
     return Batching(rows, np.concatenate([[0], bounds, [len(rows)]]))
 
@@ -45,7 +45,7 @@ def batched_steps(
         return batching
     kept = trace.phase[batching.order] == phase
     if not kept.any():
-        raise InputError(f"{trace}: holds no {_named(phase)} tokens in the window that is judged")
+        raise InputError(f"{trace}: holds no {_named(phase)}tokens in the window that is judged")
     held = np.concatenate([[0], np.cumsum(kept)])[batching.starts]
     return Batching(batching.order[kept], np.unique(held))
 
@@ -56,4 +56,4 @@ def judged_requests(trace: Trace, keep: NDArray[np.bool_] | None = None) -> Requ
 
 
 def _named(phase: Phase | None) -> str:
-    return "" if phase is None else phase.name.lower()
+    return "" if phase is None else f"{phase.name.lower()} "
