@@ -28,7 +28,7 @@ from moeprof.cache.requests import (
     refuse_foreign_rules,
     slot_counts,
 )
-from moeprof.cache.results import CacheReplay, CacheReplays
+from moeprof.cache.results import CacheReplay, CacheReplays, MissStream
 from moeprof.errors import InputError
 from moeprof.trace import Phase, Trace
 
@@ -49,6 +49,7 @@ def replay_cache(
     fit: float | None = None,
     seed: int = 0,
     events: bool = False,
+    miss_stream: bool = False,
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int = 8192,
 ) -> CacheReplays:
@@ -60,8 +61,9 @@ def replay_cache(
     what the recording says where the model's tensors are not known.
     What is fitted (static lists, quotas) learns on the first `fit` of the steps, a half if None,
     and then all rows count the later steps alone; caches are warm by then. `events` keeps the
-    accesses and misses of every event. With `max_num_seqs`, that many of the trace's requests run
-    at a time (`moeprof.trace.rebatch`) in place of its own steps.
+    accesses and misses of every event, `miss_stream` also which experts missed, for a second tier
+    under contracts that look up a whole event. With `max_num_seqs`, that many of the trace's
+    requests run at a time (`moeprof.trace.rebatch`) in place of its own steps.
 
     Raises InputError for what cannot be replayed, TraceError where the recording is damaged.
     """
@@ -81,7 +83,9 @@ def replay_cache(
         raise InputError(f"{trace}: holds no {Phase(phase or 0).name.lower()} tokens")
     total = len(steps.starts) - 1
     first = judged_from([cell.policy for cell in cells], scope, fit, total)
-    job = _Job(trace, steps, first, sizes, events)
+    if miss_stream and any(cell.contract.sequential for cell in cells):
+        raise InputError("contract sequential looks up no whole event: it has no miss stream")
+    job = _Job(trace, steps, first, sizes, events or miss_stream, miss_stream)
     return _results(job, cells, _replay_all(job, cells), phase, precision, max_num_seqs)
 
 
@@ -93,6 +97,7 @@ class _Job(NamedTuple):
     first: int  # judged step
     sizes: NDArray[np.int64] | None  # [layers] bytes of an expert
     events: bool
+    stream: bool
 
 
 @dataclass
@@ -103,6 +108,7 @@ class _Counted:
     accesses: NDArray[np.int64] | None  # [layers, steps]
     misses: NDArray[np.int64] | None
     quotas: list[int] | None = None
+    stream: MissStream | None = None
 
 
 def _cells(
@@ -187,7 +193,15 @@ def _stacked(parts: Sequence[_Counted], quotas: list[int] | None) -> _Counted:
         np.concatenate(accesses) if accesses else None,
         np.concatenate(misses) if misses else None,
         quotas,
+        _joined([part.stream for part in parts if part.stream is not None]),
     )
+
+
+def _joined(streams: list[MissStream]) -> MissStream | None:
+    if not streams:
+        return None
+    experts = [layer for stream in streams for layer in stream.experts]
+    return MissStream(np.concatenate([stream.counts for stream in streams]), experts)
 
 
 def _quotas(job: _Job, cells: list[Cell]) -> dict[int, list[int]]:
@@ -217,6 +231,7 @@ def _replay_group(
             first=job.first,
             steps=len(job.steps.starts) - 1 if job.events else 0,
             uses=learned.get(POLICIES[cell.policy].fitted),
+            most=int(job.steps.starts[-1]) * job.trace.top_k if job.stream else 0,
         )
         for cell in cells
     ]
@@ -263,7 +278,11 @@ def _finished(job: _Job, cache: Any, names: list[int]) -> _Counted:
         refuse_foreign_ids(job.trace, layer, foreign)
     if not job.events:
         return _Counted(tally.totals, None, None)
-    return _Counted(tally.totals, tally.accesses[:, job.first :], tally.misses[:, job.first :])
+    counted = _Counted(tally.totals, tally.accesses[:, job.first :], tally.misses[:, job.first :])
+    if job.stream:
+        kept = [row[:n].copy() for row, n in zip(tally.missed, tally.noted, strict=True)]
+        counted.stream = MissStream(tally.misses, kept)
+    return counted
 
 
 def _results(
@@ -324,4 +343,5 @@ def _row(job: _Job, cell: Cell, counted: _Counted, tokens: int) -> CacheReplay:
         misses_by_layer=by_layer,
         event_accesses=counted.accesses,
         event_misses=counted.misses,
+        miss_stream=counted.stream,
     )

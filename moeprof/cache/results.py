@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,13 @@ from numpy.typing import NDArray
 from moeprof.cache.contracts import Contract
 from moeprof.cache.requests import Scope
 from moeprof.result import NOT_JSON, Result
+
+
+class MissStream(NamedTuple):
+    """Which experts missed: what a second tier is asked for. All steps, judged or not."""
+
+    counts: NDArray[np.int64]  # [layers, steps]
+    experts: list[NDArray[np.uint16]]  # of each layer, [misses] in order of steps
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class CacheReplay(Result):
     event_misses: NDArray[np.int64] | None = field(
         repr=False, metadata=NOT_JSON
     )  # [layers, steps], judged steps alone
+    miss_stream: MissStream | None = field(default=None, repr=False, metadata=NOT_JSON)
 
 
 @dataclass(frozen=True)

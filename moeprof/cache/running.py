@@ -28,6 +28,7 @@ class Running:
         first: int,
         steps: int,  # to keep the counts of, 0 for none
         uses: NDArray[np.int64] | None,  # [layers, experts] in the window that is learned on
+        most: int = 0,  # misses of a layer to keep the experts of, 0 for none
     ) -> None:
         policy = load_policy(cell.policy)
         setup = Setup(layers, experts, min(slots, layers * experts), cell.seed)
@@ -46,6 +47,8 @@ class Running:
             np.zeros((layers, 3), np.int64),
             np.zeros(layers, np.int64),
             np.array([first], np.int64),
+            np.zeros((layers, most), np.uint16),
+            np.zeros(layers, np.int64),
         )
         if uses is not None:
             _fill(self._shelf, uses.ravel())

@@ -23,6 +23,8 @@ class Tally(NamedTuple):
     totals: NDArray[np.int64]  # [layers, 3] accesses, misses, and experts loaded into the cache
     foreign: NDArray[np.int64]  # [layers] ids that name no expert
     first: NDArray[np.int64]  # [1] the step from which on is counted
+    missed: NDArray[np.uint16]  # [layers, most] experts that missed, in order; or [layers, 0]
+    noted: NDArray[np.int64]  # [layers] how many of them
 
 
 class Rules(NamedTuple):
@@ -156,6 +158,17 @@ def serve_event(
     return missing, loaded
 
 
+def note_missing(
+    members: NDArray[np.int64], count: int, layer: int, shelf: Shelf, tally: Tally
+) -> None:
+    """Keep which of an event's members are not resident before it."""
+    base = layer * (len(shelf.resident) // tally.missed.shape[0])
+    for i in range(count):
+        if not shelf.resident[members[i]]:
+            tally.missed[layer, tally.noted[layer]] = members[i] - base
+            tally.noted[layer] += 1
+
+
 def replay(
     experts: NDArray[np.unsignedinteger],
     recorded: NDArray[np.bool_],
@@ -186,6 +199,8 @@ def replay(
             count, foreign = gather(experts, recorded, future, rows, layer, shelf, event, members)
             if rules.by_last_use:
                 members[:count] = members[:count][::-1].copy()
+            if tally.missed.shape[1] > 0:
+                note_missing(members, count, layer, shelf, tally)
             if rules.evict_after:
                 missing, loaded = admit_all(members, count, event, shelf, state)
             else:
@@ -212,7 +227,7 @@ def compiled(policy: ModuleType) -> Any:
         name: getattr(policy, name) for name in ("hit", "arrive", "evict", "insert")
     }
     names["FORESIGHT"] = getattr(policy, "FORESIGHT", False)
-    for part in (gather, serve, admit_all, serve_event):
+    for part in (gather, serve, admit_all, serve_event, note_missing):
         names[part.__name__] = _copy(part, policy, names)
     return _copy(replay, policy, names)
 
