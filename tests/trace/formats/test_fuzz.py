@@ -5,6 +5,7 @@ The budget is small; MOEPROF_FUZZ_EXAMPLES=800 runs for ten minutes or so.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tempfile
@@ -44,7 +45,7 @@ def write_seeds(folder: Path) -> None:
     ids = routing()
     rows = [[t, n, *ids[t, n]] for t in range(12) for n in range(3)]
     route = [
-        [0, "decode", t, n, s, ids[t, n, s], 0.5]
+        [0, "decode", t, n, s, ids[t, n, s], 0.5, 90]
         for t in range(12)
         for n in range(3)
         for s in range(2)
@@ -102,7 +103,11 @@ def write_seeds(folder: Path) -> None:
         [[r[1], r[2], r[3], r[4], r[5]] for r in route],
     )
     write_csv(
-        folder / "route-trace", "# route_trace v1\nturn,phase,step,layer,slot,expert,weight", route
+        folder / "route-trace",
+        "# route_trace v1\n# model=/m/x.gguf arch=x n_layer=3 n_expert=16 n_expert_used=2\n"
+        "# layer=1 expert_bytes=90 dense_bytes=5\n"
+        "turn,phase,step,layer,slot,expert,weight,expert_bytes",
+        route,
     )
     write_csv(
         folder / "layer1_gates-csv",
@@ -147,20 +152,31 @@ def attempt(content: bytes, format: str | None, name: str = "layer1_x") -> None:
     with tempfile.TemporaryDirectory() as folder:
         file, output = Path(folder, name), Path(folder, "t")
         file.write_bytes(content)
-        try:
-            import_trace(file, output, format=format, top_k=2)
-        except InputError as error:
-            assert "\n" not in str(error) and not output.exists()
-            return
-        problems = validate_trace(output).problems
-        assert [p for p in problems if not any(words in p for words in _STATED)] == []
+        attempt_path(file, format, output)
+
+
+def attempt_path(path: Path, format: str | None, output: Path) -> None:
+    """The same for what lies at `path`."""
+    try:
+        import_trace(path, output, format=format, top_k=2)
+    except InputError as error:
+        assert "\n" not in str(error) and not output.exists()
+        return
+    problems = validate_trace(output).problems
+    assert [p for p in problems if not any(words in p for words in _STATED)] == []
 
 
 @settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("name", sorted(SEEDS))
 def test_damaged_files(name: str, data: st.DataObject) -> None:
-    content = bytearray(SEEDS[name])
+    content = damaged(SEEDS[name], data)
+    attempt(content, None, "layer1_x" + SUFFIXES.get(name, ""))
+
+
+def damaged(sound: bytes, data: st.DataObject) -> bytes:
+    """`sound` with up to four bytes flipped, cut, put in or taken out."""
+    content = bytearray(sound)
     for _ in range(data.draw(st.integers(0, 4))):
         place = data.draw(st.integers(0, max(0, len(content) - 1)))
         kind = data.draw(st.sampled_from(["flip", "cut", "insert", "remove", "digit"]))
@@ -175,7 +191,83 @@ def test_damaged_files(name: str, data: st.DataObject) -> None:
             del content[place : place + data.draw(st.integers(1, 40))]
         elif content:
             content[place] = data.draw(st.sampled_from(b"0123456789"))
-    attempt(bytes(content), None, "layer1_x" + SUFFIXES.get(name, ""))
+    return bytes(content)
+
+
+def folder_seeds() -> dict[str, dict[str, bytes]]:
+    """A sound folder of each format that is one: its files by name."""
+    ids = routing().astype(np.int16)
+
+    def array(values: np.ndarray) -> bytes:
+        return base64.b64decode(npy(values))
+
+    column = pa.list_(pa.int16(), 2)
+    flame = {}
+    for n in range(2):
+        table = {"indices": pa.array(ids[:, n].tolist(), column)}
+        table["scores"] = pa.array([[0.5, 0.25]] * len(ids), pa.list_(pa.float32(), 2))
+        sink = pa.BufferOutputStream()
+        parquet.write_table(pa.table(table), sink)
+        flame[f"layer_{n + 2:02}.parquet"] = sink.getvalue().to_pybytes()
+    ranks = {
+        f"rank{rank}.safetensors": safetensors(
+            {f"{i}_{layer}": np.ones(4, np.int64) for i in range(2) for layer in (1, 2)}
+        )
+        for rank in range(2)
+    }
+    meta = {"num_experts": 4, "num_experts_per_token": 2}
+    return {
+        "mosl": {
+            **{f"layer{n:03}.npy": array(ids[:, n]) for n in range(3)},
+            "seq_lens.npy": array(np.array([5, 7])),
+            "meta.json": b'{"repo": "a/b"}',
+            "domains.json": b'["code", "prose"]',
+        },
+        "trtllm": {**ranks, "meta_info.json": json.dumps(meta).encode()},
+        "flame-moe": flame,
+    }
+
+
+FOLDERS = folder_seeds()
+
+
+@settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_damaged_folders(name: str, data: st.DataObject) -> None:
+    """Files damaged, missing, exchanged, under another's name, or a folder in a file's place."""
+    files: dict[str, bytes | None] = dict(FOLDERS[name])
+    for _ in range(data.draw(st.integers(0, 3))):
+        file, other = (data.draw(st.sampled_from(sorted(FOLDERS[name]))) for _ in range(2))
+        kind = data.draw(st.sampled_from(["damage", "remove", "swap", "copy", "folder"]))
+        content = files.get(file)
+        if kind == "damage" and content is not None:
+            files[file] = damaged(content, data)
+        elif kind == "remove":
+            files.pop(file, None)
+        elif kind == "swap":
+            files[file], files[other] = files.get(other), files.get(file)
+        elif kind == "copy":
+            names = ["layer9.npy", "layer_9.parquet", "rank9.safetensors", "layer999999999999.npy"]
+            files[data.draw(st.sampled_from(names))] = content
+        else:
+            files[file] = None  # a folder of that name
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root, "recording")
+        folder.mkdir()
+        for file, content in files.items():
+            if content is None:
+                (folder / file).mkdir()
+            else:
+                (folder / file).write_bytes(content)
+        attempt_path(folder, data.draw(st.sampled_from([None, name])), Path(root, "t"))
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_sound_folders_are_known(name: str, tmp_path: Path) -> None:
+    for file, content in FOLDERS[name].items():
+        (tmp_path / file).write_bytes(content)
+    assert import_trace(tmp_path, tmp_path / "t", top_k=2).format == name
 
 
 @settings(max_examples=EXAMPLES, derandomize=REPEATABLE, suppress_health_check=list(HealthCheck))
