@@ -51,7 +51,7 @@ def trace(model: MoEModel) -> Trace:
 
 def save(path: Path, model: MoEModel, rows: TokenRows, requests: list[Request]) -> Path:
     """Write rows as a trace folder."""
-    with TraceWriter(path, model, clock_base=0.0) as writer:
+    with TraceWriter(path, model, clock_base=0.0, token_ids=rows.token_id is not None) as writer:
         writer.write(rows)
         for request in requests:
             writer.put_request(request)

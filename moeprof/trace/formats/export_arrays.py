@@ -208,7 +208,7 @@ def _response(
     return json.dumps(response).encode() + b"\n"
 
 
-def _load(trace: Trace) -> NDArray[np.int64]:
+def expert_load(trace: Trace) -> NDArray[np.int64]:
     """[layers, experts] tokens, of a trace of tokens or of counts."""
     if trace.counts_only:
         return np.asarray(trace.counts.sum(axis=0))
@@ -222,7 +222,7 @@ def _load(trace: Trace) -> NDArray[np.int64]:
 
 def write_load(trace: Trace, file: IO[bytes], found: Findings) -> int:
     """[MoE layers, experts] int64, as EPLB's `weight`."""
-    load = _load(trace)
+    load = expert_load(trace)
     np.save(file, load, allow_pickle=False)
     return len(load)
 
@@ -230,6 +230,6 @@ def write_load(trace: Trace, file: IO[bytes], found: Findings) -> int:
 def write_logical_count(trace: Trace, file: IO[bytes], found: Findings) -> int:
     """`{"logical_count": [[...]]}` over all decoder layers, dense ones zero."""
     load = np.zeros((trace.model.layers, trace.experts_per_layer), np.int64)
-    load[list(trace.layers)] = _load(trace)
+    load[list(trace.layers)] = expert_load(trace)
     file.write(json.dumps({"logical_count": load.tolist()}).encode())
     return len(load)

@@ -11,7 +11,7 @@ from typing import IO
 
 from moeprof.errors import InputError
 from moeprof.result import Result
-from moeprof.trace.formats import export_arrays, export_tables
+from moeprof.trace.formats import export_arrays, export_requests, export_tables, power_law
 from moeprof.trace.formats.block import Findings
 from moeprof.trace.reader import Trace
 from moeprof.trace.schema import FILE_MODE
@@ -29,6 +29,14 @@ EXPORTS: dict[str, tuple[str, Writer]] = {
     "load": ("load matrix [layers, experts] as .npy, for EPLB", export_arrays.write_load),
     "logical-count": ("load as JSON, for SGLang's --init-expert-location",
                       export_arrays.write_logical_count),
+    "aiconfigurator": ("skew: the power law of AIConfigurator, fitted, and its nearest table",
+                       power_law.write_aiconfigurator),
+    "llmservingsim": ("LLMServingSim's JSONL of requests", export_requests.write_llmservingsim),
+    "llmservingsim-gate": ("one layer's routing for LLMServingSim's policy CUSTOM, as Python",
+                           export_requests.write_gate),
+    "blis-trace": ("inference-sim's trace v2, the CSV", export_requests.write_blis_data),
+    "blis-header": ("inference-sim's trace v2, the YAML beside it",
+                    export_requests.write_blis_header),
 }  # fmt: skip
 
 
