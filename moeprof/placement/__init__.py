@@ -1,13 +1,20 @@
 """Which GPU holds which expert: solvers, their judge, and the engines' own map files."""
 
+from moeprof.placement.bounds import lower_bound, lower_bound_by_layer
 from moeprof.placement.placement import Placement
 from moeprof.placement.plan import Plan, read_plan, write_plan
+from moeprof.placement.solve import solve_placement
+from moeprof.placement.solvers import SOLVERS
 from moeprof.placement.topology import Topology
 
 __all__ = [
+    "SOLVERS",
     "Placement",
     "Plan",
     "Topology",
+    "lower_bound",
+    "lower_bound_by_layer",
     "read_plan",
+    "solve_placement",
     "write_plan",
 ]

@@ -1,0 +1,19 @@
+"""The solvers by name: each takes a `Problem` and returns the experts of each layer's slots."""
+
+from collections.abc import Callable
+
+from moeprof.placement.solvers.eplb import eplb
+from moeprof.placement.solvers.orders import linear, random, round_robin
+from moeprof.placement.solvers.problem import Map, Problem
+from moeprof.placement.solvers.search import best, greedy
+
+SOLVERS: dict[str, Callable[[Problem], Map]] = {
+    "linear": linear,
+    "round_robin": round_robin,
+    "random": random,
+    "eplb": eplb,
+    "greedy": greedy,
+    "best": best,
+}
+
+__all__ = ["SOLVERS", "Map", "Problem"]
