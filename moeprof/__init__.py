@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from moeprof.hardware import describe_hardware, list_hardware, load_hardware
     from moeprof.hardware.probe import probe_hardware
     from moeprof.model import MoEModel, describe_model, load_model
+    from moeprof.placement.exports import export_plan
+    from moeprof.placement.replay import judge_placements
     from moeprof.projection import project_deployment, project_memory
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
@@ -78,12 +80,14 @@ _HOMES = {
     "describe_hardware": "hardware",
     "describe_model": "model",
     "describe_trace": "trace",
+    "export_plan": "placement.exports",
     "export_trace": "trace.formats",
     "fit_routing": "synth",
     "gather_report": "report",
     "import_trace": "trace.formats",
     "judge_cache": "cache",
     "judge_fit": "synth",
+    "judge_placements": "placement.replay",
     "list_hardware": "hardware",
     "load_hardware": "hardware",
     "load_model": "model",
@@ -128,12 +132,14 @@ __all__ = [
     "describe_hardware",
     "describe_model",
     "describe_trace",
+    "export_plan",
     "export_trace",
     "fit_routing",
     "gather_report",
     "import_trace",
     "judge_cache",
     "judge_fit",
+    "judge_placements",
     "list_hardware",
     "load_hardware",
     "load_model",

@@ -35,7 +35,11 @@ MAY_IMPORT["demo"] = {"report", "capture"} | MAY_IMPORT["report"]
 MAY_IMPORT["cli"] = {"demo"} | MAY_IMPORT["demo"]
 FOUNDATION = {"errors", "result", "quantity", "__version__"}
 HEAVY = {"torch", "transformers", "vllm", "sglang"}  # in capture and probe, inside functions
-READS_TORCH = PACKAGE / "trace" / "formats" / "torch_files.py"  # .pt files, and torch alone
+# .pt files are read or written there, and torch alone is imported
+TORCH_FILES = {
+    PACKAGE / "trace" / "formats" / "torch_files.py",
+    PACKAGE / "placement" / "exports" / "ktransformers.py",
+}
 LAZY = {"matplotlib", "scipy", "networkx", "numba", "jinja2"}  # where they are used
 
 
@@ -82,7 +86,7 @@ def test_imports_run_one_way(folder: str, file: Path) -> None:
 def test_heavy_packages_are_imported_where_they_are_used(folder: str, file: Path) -> None:
     names = {name.split(".")[0] for name in imported(ast.parse(file.read_text()))}
     if folder != "capture" and file.parent.name != "probe":
-        assert names & HEAVY <= ({"torch"} if file == READS_TORCH else set())
+        assert names & HEAVY <= ({"torch"} if file in TORCH_FILES else set())
     at_start = imported_at_start(file)
     assert not at_start & HEAVY
     # A file of cache policies is compiled hooks throughout and is imported when one is asked for.

@@ -2,7 +2,8 @@
 
 Schema `moeprof.plan/1`: `schema`, `model` (name or null), `solver`, `layers` (native indices of the
 MoE layers, one a row of the maps), `experts`, `topology` {`slots` per GPU, `nodes`},
-`allow_duplicates`, `expert_bytes` (or null) and `physical_to_logical_map` [layers][slots].
+`allow_duplicates`, `expert_bytes` (or null), `physical_to_logical_map` [layers][slots] and, where
+it is known, `load` [layers][experts], the assignments that the map was fitted to.
 """
 
 from __future__ import annotations
@@ -33,11 +34,18 @@ class Plan(Result):
     layers: tuple[int, ...]  # native index of each row of the maps
     solver: str
     model: str | None = None
+    load: NDArray[np.int64] | None = None  # [layers, experts] that it was fitted to
 
     def __post_init__(self) -> None:
         if len(self.layers) != self.placement.layers:
             raise InputError(
                 f"a plan names {len(self.layers)} layers; its map has {self.placement.layers}"
+            )
+        shape = (self.placement.layers, self.placement.experts)
+        if self.load is not None and self.load.shape != shape:
+            raise InputError(
+                f"a load of shape {self.load.shape} in a plan of {shape[0]} layers x {shape[1]} "
+                "experts"
             )
 
 
@@ -57,6 +65,7 @@ class _PlanFile(BaseModel):
     allow_duplicates: bool
     expert_bytes: int | None
     physical_to_logical_map: list[list[int]]
+    load: list[list[int]] | None = None
 
 
 def write_plan(plan: Plan, path: str | Path, *, force: bool = False) -> None:
@@ -76,6 +85,7 @@ def write_plan(plan: Plan, path: str | Path, *, force: bool = False) -> None:
         "allow_duplicates": placement.allow_duplicates,
         "expert_bytes": placement.expert_bytes,
         "physical_to_logical_map": placement.physical_to_logical_map.tolist(),
+        "load": None if plan.load is None else plan.load.tolist(),
     }
     _write_whole(Path(path), json.dumps(document) + "\n", force)
 
@@ -101,13 +111,14 @@ def read_plan(path: str | Path) -> Plan:
     try:
         topology = Topology(content.topology.slots, content.topology.nodes)
         placement = Placement(
-            _rectangular(content.physical_to_logical_map),
+            _rectangular(content.physical_to_logical_map, "physical_to_logical_map"),
             content.experts,
             topology,
             content.allow_duplicates,
             content.expert_bytes,
         )
-        return Plan(placement, content.layers, content.solver, content.model)
+        load = None if content.load is None else _rectangular(content.load, "load")
+        return Plan(placement, content.layers, content.solver, content.model, load)
     except MoeprofError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -129,7 +140,7 @@ def _read_file(path: Path) -> _PlanFile:
         raise InputError(f"{path}: {where}: {first['msg']}") from error
 
 
-def _rectangular(rows: list[list[int]]) -> NDArray[np.int64]:
+def _rectangular(rows: list[list[int]], name: str) -> NDArray[np.int64]:
     if not rows or len({len(row) for row in rows}) != 1:
-        raise InputError("the rows of physical_to_logical_map differ in length")
+        raise InputError(f"the rows of {name} differ in length")
     return np.array(rows, np.int64)

@@ -115,9 +115,12 @@ def test_a_topology_of_a_cluster_has_its_links() -> None:
 @given(placements())
 def test_a_plan_reads_back_as_written(tmp_path_factory: object, placement: Placement) -> None:
     path = tmp_path_factory.mktemp("plan") / "plan.json"  # type: ignore[attr-defined]
-    plan = Plan(placement, tuple(range(3, 3 + placement.layers)), "best", "minimax-m3")
-    write_plan(plan, path)
-    assert read_plan(path).to_dict() == plan.to_dict()
+    load = np.arange(placement.layers * placement.experts).reshape(placement.layers, -1)
+    layers = tuple(range(3, 3 + placement.layers))
+    for number, known in enumerate((None, load)):
+        plan = Plan(placement, layers, "best", "minimax-m3", known)
+        write_plan(plan, path, force=number > 0)
+        assert read_plan(path).to_dict() == plan.to_dict()
 
 
 def written_plan(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Each engine's own reader, written from its source, takes what we export."""
