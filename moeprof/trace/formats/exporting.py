@@ -11,7 +11,14 @@ from typing import IO
 
 from moeprof.errors import InputError
 from moeprof.result import Result
-from moeprof.trace.formats import export_arrays, export_requests, export_tables, power_law
+from moeprof.trace.formats import (
+    export_arrays,
+    export_oracle,
+    export_r3,
+    export_requests,
+    export_tables,
+    power_law,
+)
 from moeprof.trace.formats.block import Findings
 from moeprof.trace.reader import Trace
 from moeprof.trace.schema import FILE_MODE
@@ -24,8 +31,8 @@ EXPORTS: dict[str, tuple[str, Writer]] = {
     "csv": ("plain CSV, a row for each (token, layer)", export_tables.write_csv),
     "jsonl": ("plain JSONL, an object for each token", export_tables.write_jsonl),
     "npz": ("plain NPZ, arrays by token", export_arrays.write_npz),
-    "oracle-general": ("libCacheSim's oracleGeneral", export_arrays.write_oracle),
-    "r3": ("routing replay: a vLLM response a line", export_arrays.write_r3),
+    "oracle-general": ("libCacheSim's oracleGeneral", export_oracle.write_oracle),
+    "r3": ("routing replay: a vLLM response a line", export_r3.write_r3),
     "load": ("load matrix [layers, experts] as .npy, for EPLB", export_arrays.write_load),
     "logical-count": ("load as JSON, for SGLang's --init-expert-location",
                       export_arrays.write_logical_count),
