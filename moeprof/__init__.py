@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moeprof.hardware import describe_hardware, list_hardware, load_hardware
     from moeprof.hardware.probe import probe_hardware
     from moeprof.model import MoEModel, describe_model, load_model
+    from moeprof.offload import plan_offload
     from moeprof.placement.exports import export_plan
     from moeprof.placement.replay import judge_placements
     from moeprof.projection import project_deployment, project_memory
@@ -95,6 +96,7 @@ _HOMES = {
     "merge_traces": "trace",
     "migrate_trace": "trace",
     "open_trace": "trace",
+    "plan_offload": "offload",
     "probe_hardware": "hardware.probe",
     "project_deployment": "projection",
     "project_memory": "projection",
@@ -147,6 +149,7 @@ __all__ = [
     "merge_traces",
     "migrate_trace",
     "open_trace",
+    "plan_offload",
     "probe_hardware",
     "project_deployment",
     "project_memory",

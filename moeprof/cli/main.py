@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache verdict": ("cache_verdict", "is a cache too small or its policy wrong, in words"),
     "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
     "place export": ("place_export", "a placement as the file and flags that an engine loads"),
+    "offload": ("offload", "expert slots, policy and speed where GPU memory is too small"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),
     "hardware list": ("hardware_list", "the hardware profiles that come with moeprof"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moeprof.errors import InputError
 from moeprof.model import MoEModel, Precision, load_precision, weight_bytes
@@ -34,16 +34,19 @@ class DecodeWork(Result):
         if not self.expert_bytes > 0:  # also refuses NaN
             raise InputError(f"expert_bytes {self.expert_bytes}: above 0 is needed")
 
+    def with_sequences(self, sequences: float) -> DecodeWork:
+        """The same step with `sequences` times the KV."""
+        return replace(self, kv_bytes=self.kv_bytes * sequences)
+
 
 def decode_work(
     model: MoEModel,
     precision: str | Mapping[str, str] | Precision,
     *,
     context_tokens: int = 0,
-    sequences: int = 1,
     kv_dtype: str = "bf16",
 ) -> DecodeWork:
-    """What a step of `sequences` tokens reads, each with `context_tokens` before it.
+    """What a step of one token reads, with `context_tokens` before it.
 
     Raises ModelError where the model's tensors were not counted, InputError for a dense model.
     """
@@ -60,7 +63,7 @@ def decode_work(
         expert_bytes=sizes["routed"] / (moe_layers * model.experts),
         shared_bytes=sizes["shared"] / moe_layers,
         dense_bytes=dense,
-        kv_bytes=sequences * kv_read_bytes(model, context_tokens, kv_dtype),
+        kv_bytes=kv_read_bytes(model, context_tokens, kv_dtype),
     )
 
 

@@ -8,6 +8,7 @@ from moeprof.report.text.load import load_text
 from moeprof.report.text.locality import locality_text
 from moeprof.report.text.memory import ledger_text, projection_text
 from moeprof.report.text.model import model_text, models_text
+from moeprof.report.text.offload import offload_text
 from moeprof.report.text.place_export import plan_export_text
 from moeprof.report.text.replay import replays_text, verdict_text
 from moeprof.report.text.report import report_text
@@ -29,6 +30,7 @@ __all__ = [
     "merge_text",
     "model_text",
     "models_text",
+    "offload_text",
     "plan_export_text",
     "probe_text",
     "projection_text",

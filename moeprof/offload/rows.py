@@ -1,0 +1,180 @@
+"""One line of a plan: memory placed, the trace replayed, its misses timed and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from moeprof.cache import Scope
+from moeprof.hardware import Cluster
+from moeprof.model import MoEModel, Precision
+from moeprof.offload.bound import least_seconds
+from moeprof.offload.estimate import summarise
+from moeprof.offload.memory import OffloadMemory, plan_memory
+from moeprof.offload.rates import Rates
+from moeprof.offload.results import OffloadRow
+from moeprof.offload.stepping import Service, StepTimes, time_steps
+from moeprof.offload.traffic import Traffic, Window, least_misses, replay_traffic
+from moeprof.offload.transfer import carry_over, scaled_slots
+from moeprof.offload.work import DecodeWork, decode_work
+from moeprof.trace import Phase, Trace
+
+
+class Job(NamedTuple):
+    """What all lines of one plan share."""
+
+    trace: Trace
+    model: MoEModel
+    cluster: Cluster
+    precision: Precision
+    rates: Rates
+    scope: Scope
+    contract: str
+    service: Service
+    window: Window
+    carried: bool  # the trace is of another shape than the model
+    ram_bytes: float | None
+    context_tokens: int
+    kv_dtype: str
+    exclusive: bool
+    seed: int
+
+    @property
+    def pooled(self) -> bool:
+        """Whether all layers share their slots."""
+        return self.scope is Scope.GLOBAL
+
+    @property
+    def sequences(self) -> int:
+        """Requests that are given room for KV."""
+        if self.window.max_num_seqs is not None:
+            return self.window.max_num_seqs
+        return int(np.diff(self.window.steps(self.trace).starts).max(initial=1))
+
+    def recorded_slots(self, slots: int, pooled: bool) -> int:
+        """`slots` of the model as the same share of the recorded model's experts."""
+        return scaled_slots(slots, self.trace, self.model, pooled) if self.carried else slots
+
+
+class Line(NamedTuple):
+    """A row, and what it was computed from."""
+
+    row: OffloadRow
+    memory: OffloadMemory
+    traffic: Traffic
+    work: DecodeWork
+
+
+def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line]:
+    """A line for every policy at one size of GPU memory."""
+    memory = plan_memory(
+        job.model,
+        job.cluster,
+        job.precision,
+        vram_bytes=vram_bytes,
+        ram_bytes=job.ram_bytes,
+        context_tokens=job.context_tokens,
+        sequences=job.sequences,
+        kv_dtype=job.kv_dtype,
+        scope=job.scope,
+        exclusive=job.exclusive,
+    )
+    slots = memory.used_slots // (1 if job.pooled else len(job.model.moe_layers))
+    traffics = replay_traffic(
+        job.trace,
+        policies,
+        job.window,
+        slots=job.recorded_slots(slots, job.pooled),
+        host_slots=job.recorded_slots(memory.host_slots, True) if memory.reads_drive else None,
+        scope=job.scope,
+        contract=job.contract,
+        seed=job.seed,
+    )
+    least = _least_ratios(job, memory, next(iter(traffics.values())))
+    lines = []
+    for name, recorded in traffics.items():
+        traffic = carry_over(recorded, job.trace, job.model) if job.carried else recorded
+        work = _work(job, traffic)
+        row = _row(job, name, slots, memory, traffic, work, least)
+        lines.append(Line(row, memory, traffic, work))
+    return lines
+
+
+def _work(job: Job, traffic: Traffic) -> DecodeWork:
+    """Of a mean step: as many sequences, and as far into them, as the recording's."""
+    decoding = job.trace.position[job.trace.phase == Phase.DECODE]
+    reached = min(int(decoding.mean()), job.context_tokens)
+    work = decode_work(job.model, job.precision, context_tokens=reached, kv_dtype=job.kv_dtype)
+    sequences = traffic.tokens / len(traffic.step_tokens)
+    return work.with_sequences(sequences)
+
+
+def _least_ratios(job: Job, memory: OffloadMemory, traffic: Traffic) -> tuple[float, float]:
+    """(misses, drive reads) that no policy avoids, over all experts that are needed."""
+    first, needed = traffic.fit_steps, max(int(traffic.needed.sum()), 1)
+    slots = job.recorded_slots(memory.slots, True)
+    misses = least_misses(job.trace, job.window, first, slots)
+    if not memory.reads_drive:
+        return misses / needed, 0.0
+    both = slots + job.recorded_slots(memory.host_slots, True)
+    return misses / needed, least_misses(job.trace, job.window, first, both) / needed
+
+
+def _row(
+    job: Job,
+    policy: str,
+    slots: int,
+    memory: OffloadMemory,
+    traffic: Traffic,
+    work: DecodeWork,
+    least: tuple[float, float],
+) -> OffloadRow:
+    ends = ("slow", "middle", "fast")
+    times = {end: time_steps(traffic, work, job.rates.at(end), job.service) for end in ends}
+    steps, tokens = len(traffic.step_tokens), traffic.tokens
+    estimate = summarise({end: t.shares / steps for end, t in times.items()}, tokens / steps)
+    needed, missed = int(traffic.needed.sum()), int(traffic.missed.sum())
+    limit = least_seconds(
+        work,
+        job.rates.at("middle"),
+        steps=steps,
+        needed=needed,
+        misses=least[0] * needed,
+        reads=least[1] * needed,
+        serve=job.service.serve,
+    )
+    return OffloadRow(
+        policy=policy,
+        vram_bytes=memory.vram_bytes,
+        slots=slots,
+        resident=memory.used_slots / (len(job.model.moe_layers) * job.model.experts),
+        hit_ratio=1 - missed / max(needed, 1),
+        misses_per_token=missed / tokens,
+        drive_reads_per_token=float(traffic.stored.sum()) / tokens,
+        bytes_per_token=_moved(traffic, work, times["middle"]),
+        tok_s=estimate.tok_s,
+        tok_s_low=estimate.tok_s_low,
+        tok_s_high=estimate.tok_s_high,
+        tok_s_limit=tokens / limit,
+        bound=estimate.bound,
+        share=estimate.share,
+        step_s=estimate.step_s,
+    )
+
+
+def _moved(traffic: Traffic, work: DecodeWork, times: StepTimes) -> dict[str, float]:
+    """Bytes a token that each tier reads or moves."""
+    steps, tokens = len(traffic.step_tokens), traffic.tokens
+    on_cpu = int(traffic.missed.sum()) - times.copied
+    whole = work.dense_bytes + work.kv_bytes + work.moe_layers * work.shared_bytes
+    experts = {
+        "gpu": int(traffic.needed.sum()) - on_cpu,
+        "link": times.copied + times.loaded_behind,
+        "cpu": on_cpu,
+        "drive": int(traffic.stored.sum()),
+    }
+    moved = {name: count * work.expert_bytes / tokens for name, count in experts.items()}
+    moved["gpu"] += whole * steps / tokens
+    return moved

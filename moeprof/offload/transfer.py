@@ -1,0 +1,93 @@
+"""A recording of one model, used for another: what is carried over, by a named method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.errors import InputError
+from moeprof.model import MoEModel
+from moeprof.offload.traffic import Counts, Traffic
+from moeprof.trace import Trace
+
+METHODS = {
+    "hit-ratio": "the share of misses of every event at the same fraction of resident experts, and "
+    "the ratio of distinct experts to that of independent routing; layers matched by depth",
+}
+
+
+def check_transfer(trace: Trace, model: MoEModel, method: str | None) -> bool:
+    """Whether `trace` has to be carried over to `model`.
+
+    Raises InputError where it has and no method says how, or the method is unknown.
+    """
+    if method is not None and method not in METHODS:
+        raise InputError(f"transfer '{method}' is not one of {', '.join(METHODS)}")
+    here = (len(trace.layers), trace.experts_per_layer, trace.top_k)
+    there = (len(model.moe_layers), model.experts, model.top_k)
+    if here == there:
+        return False
+    if method is None:
+        raise InputError(
+            f"{trace} is of {trace.model.name}, {_shape(here)}, and {model.name} has "
+            f"{_shape(there)}: give --transfer {' or '.join(METHODS)} to carry it over"
+        )
+    return True
+
+
+def scaled_slots(slots: int, trace: Trace, model: MoEModel, pooled: bool) -> int:
+    """Slots of the recorded model that are the same fraction of its experts, at least one.
+
+    `pooled`: `slots` are of all layers together.
+    """
+    most_here = trace.experts_per_layer * (len(trace.layers) if pooled else 1)
+    most_there = model.experts * (len(model.moe_layers) if pooled else 1)
+    if not slots:
+        return 0
+    return min(max(round(slots * most_here / most_there), 1), most_here)
+
+
+def carry_over(traffic: Traffic, trace: Trace, model: MoEModel) -> Traffic:
+    """`traffic` of the recorded model as that of `model`, by method hit-ratio.
+
+    Fractions of an expert are carried to the next step of the layer, so sums hold.
+    """
+    layers = _by_depth(len(trace.layers), len(model.moe_layers))
+    tokens = traffic.step_tokens
+    here = _independent(trace.experts_per_layer, trace.top_k, tokens)
+    there = _independent(model.experts, model.top_k, tokens)
+    needed = _whole(traffic.needed[layers] / here * there)
+    needed = np.clip(needed, 0, model.experts)
+    missed = np.minimum(_whole(needed * _ratio(traffic.missed, traffic.needed)[layers]), needed)
+    stored = np.minimum(_whole(missed * _ratio(traffic.stored, traffic.missed)[layers]), missed)
+    return replace(traffic, needed=needed, missed=missed, stored=stored)
+
+
+def _by_depth(here: int, there: int) -> NDArray[np.int64]:
+    """[there] ordinal of the recorded layer at the same relative depth."""
+    return np.rint(np.linspace(0, here - 1, there)).astype(np.int64)
+
+
+def _independent(experts: int, top_k: int, tokens: Counts) -> NDArray[np.float64]:
+    """[steps] distinct experts of tokens that are routed independently and evenly."""
+    distinct: NDArray[np.float64] = experts * (
+        1 - (1 - top_k / experts) ** tokens.astype(np.float64)
+    )
+    return distinct
+
+
+def _ratio(part: Counts, whole: Counts) -> NDArray[np.float64]:
+    return part / np.maximum(whole, 1)
+
+
+def _whole(values: NDArray[np.float64]) -> Counts:
+    """[layers, steps] whole numbers with the running sums of `values`, to half of one."""
+    sums = np.floor(np.cumsum(values, axis=1) + 0.5)
+    return np.diff(sums, axis=1, prepend=0).astype(np.int64)
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    layers, experts, top_k = shape
+    return f"{layers} MoE layers of {experts} experts, top-{top_k}"
