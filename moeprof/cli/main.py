@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
     "place export": ("place_export", "a placement as the file and flags that an engine loads"),
     "offload": ("offload", "expert slots, policy and speed where GPU memory is too small"),
+    "place": ("place", "which GPU holds which expert, judged on a later window"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),
     "hardware list": ("hardware_list", "the hardware profiles that come with moeprof"),
