@@ -263,6 +263,29 @@ def _load(path: Path, found: Findings, options: Options) -> CountTable:
         return CountTable(tuple(used.tolist()), counts[:, used])
 
 
+def detect_profile(head: Head) -> bool:
+    """An archive with `counts_decode` or `counts_prefill`."""
+    return bool({"counts_decode.npy", "counts_prefill.npy"} & set(head.names))
+
+
+def read_profile(paths: Sequence[Path], options: Options) -> Import:
+    """Each prompt is a window, its prefill and decode added up."""
+    return Import(counts=lambda found: _windows(paths, _profile, found))
+
+
+def _profile(path: Path, found: Findings) -> CountTable:
+    with reading(path, "a profile"), np.load(path, allow_pickle=False) as archive:
+        banks = [archive[name] for name in archive.files if name.startswith("counts_")]
+        if {bank.ndim for bank in banks} != {3} or len({bank.shape for bank in banks}) != 1:
+            raise ValueError("counts are not [prompts, layers, experts]")
+        found.note("MoE layers are counted from 0; --model names native ones")
+        counts = _whole(np.asarray(np.sum(banks, axis=0, dtype=np.float64)))
+        return CountTable(tuple(range(counts.shape[1])), counts)
+
+
 IMATRIX_FORMAT = Format("imatrix", "llama.cpp imatrix GGUF, counts", detect_imatrix, read_imatrix)
 TRTLLM_FORMAT = Format("trtllm", "TensorRT-LLM expert statistics", detect_trtllm, read_trtllm)
 LOAD_FORMAT = Format("load", "EPLB load matrix, .npy or JSON logical_count", detect_load, read_load)
+PROFILE_FORMAT = Format(
+    "exl3-profile", "exllamav3 --moe_cpu_profile census", detect_profile, read_profile
+)

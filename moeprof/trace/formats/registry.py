@@ -7,9 +7,11 @@ from pathlib import Path
 
 from moeprof.errors import InputError
 from moeprof.trace.formats import (
+    colibri,
     count_files,
     documents,
     llamacpp,
+    moe_trace_binary,
     numpy_files,
     plain_csv,
     plain_json,
@@ -32,12 +34,16 @@ FORMATS: tuple[Format, ...] = (
     torch_files.COUNTS_FORMAT,
     torch_files.PASSES_FORMAT,
     torch_files.SLIME_FORMAT,
+    torch_files.LMDEPLOY_FORMAT,
     training.MEGATRON_FORMAT,
     training.FLAME_FORMAT,
     training.MOSL_FORMAT,
     plain_parquet.FORMAT,
     count_files.IMATRIX_FORMAT,
     count_files.TRTLLM_FORMAT,
+    count_files.PROFILE_FORMAT,
+    colibri.USAGE_FORMAT,
+    colibri.TRACE_FORMAT,
     route_trace.ROUTE_FORMAT,
     llamacpp.RANKS_FORMAT,
     llamacpp.PAIRS_FORMAT,
@@ -48,6 +54,7 @@ FORMATS: tuple[Format, ...] = (
     plain_json.FORMAT,
     documents.PROMPTS_FORMAT,
     documents.STEPS_FORMAT,
+    moe_trace_binary.LAB_FORMAT,
     numpy_files.CELLS_FORMAT,
     numpy_files.FORMAT,
     tables.DECODE_FORMAT,
@@ -55,6 +62,7 @@ FORMATS: tuple[Format, ...] = (
     tables.GATES_FORMAT,
     count_files.LOAD_FORMAT,
     plain_csv.FORMAT,
+    moe_trace_binary.BINARY_FORMAT,
 )
 
 

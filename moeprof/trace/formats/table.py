@@ -44,14 +44,14 @@ def table_pieces(
     piece = next(pieces)
     while piece is not None:
         following = next(pieces)
-        lines = _without_cut_line(piece, len(names), found) if following is None else piece
-        columns = _parse(path, lines, names, types, skip)
+        lines = without_cut_line(piece, len(names), found) if following is None else piece
+        columns = parsed(path, lines, names, types, skip)
         if columns:
             yield columns
         piece, skip = following, 0
 
 
-def _without_cut_line(piece: bytes, columns: int, found: Findings) -> bytes:
+def without_cut_line(piece: bytes, columns: int, found: Findings) -> bytes:
     """`piece` without its last line, if that has no newline and too few columns."""
     whole, newline, last = piece.rpartition(b"\n")
     if last and last.count(b",") + 1 < columns:
@@ -60,9 +60,10 @@ def _without_cut_line(piece: bytes, columns: int, found: Findings) -> bytes:
     return piece
 
 
-def _parse(
+def parsed(
     path: Path, data: bytes, names: Sequence[str], types: Mapping[str, pa.DataType], skip: int
 ) -> Columns:
+    """The columns `types` of the CSV `data`; `skip` lines stand before the rows."""
     from pyarrow import csv
 
     if not data.split(b"\n", skip)[-1].strip() or data.count(b"\n") < skip:

@@ -77,6 +77,37 @@ def _read_counts(paths: Sequence[Path], found: Findings) -> CountTable:
     return CountTable(tuple(used.tolist()), counts[:, used])
 
 
+def detect_lmdeploy(head: Head) -> bool:
+    """A torch archive with `counts` and `balancedness`."""
+    return all(key in _strings(head) for key in (b"counts", b"balancedness"))
+
+
+def read_lmdeploy(paths: Sequence[Path], options: Options) -> Import:
+    """LMDeploy's ExpertsDistributionRecorder: counts since the start, so the last dump has all."""
+    return Import(counts=lambda found: _read_lmdeploy(paths, found))
+
+
+def _read_lmdeploy(paths: Sequence[Path], found: Findings) -> CountTable:
+    dumps = []
+    for path in paths:
+        with reading(path, "LMDeploy expert counts"):
+            saved = load(path)
+            counts = saved["counts"].numpy().astype(np.int64)
+            if counts.ndim != 2 or counts.min(initial=0) < 0:
+                raise ValueError(f"counts are {counts.shape}, not [layers, experts]")
+            dumps.append((int(saved["step"]), counts))
+    if len({counts.shape for _, counts in dumps}) != 1:
+        raise InputError(f"{paths[0]} and the others differ in layers or experts")
+    ordered = np.stack([counts for _, counts in sorted(dumps, key=lambda dump: dump[0])])
+    windows = np.diff(ordered, axis=0, prepend=0)
+    if windows.min(initial=0) < 0:
+        found.note("counts fall from one dump to the next: each is a window of its own")
+        windows = ordered
+    found.engine = "lmdeploy"
+    found.note("MoE layers are counted from 0; --model names native ones")
+    return CountTable(tuple(range(ordered.shape[1])), windows)
+
+
 def detect_passes(head: Head) -> bool:
     """A torch archive with `last_physical_to_logical_map`."""
     return b"last_physical_to_logical_map" in head.data or b"global_physical_count" in _strings(
@@ -196,3 +227,6 @@ PASSES_FORMAT = Format(
     "sglang-recorder", "SGLang recorder, modes per_pass and per_token", detect_passes, read_passes
 )
 SLIME_FORMAT = Format("slime", "slime debug rollouts", detect_slime, read_slime)
+LMDEPLOY_FORMAT = Format(
+    "lmdeploy", "LMDeploy's expert distribution .pt", detect_lmdeploy, read_lmdeploy
+)

@@ -137,6 +137,20 @@ def write_seeds(folder: Path) -> None:
         "sglang-passes": recorder(per_token=False)[0],
         "slime": {"samples": [sample | {"rollout_routed_experts": tensor(ids.astype(np.int32))}]},
     }
+    torch_files["lmdeploy"] = {
+        "counts": tensor(np.ones((3, 4), np.int64)),
+        "balancedness": tensor(np.ones(3, np.float32)),
+        "step": 5,
+    }
+    records = [[n, 4, 2, *ids[t : t + 4, n].ravel()] for t in (0, 4, 8) for n in range(3)]
+    (folder / "moe-trace-binary").write_bytes(np.array(records, "<i4").tobytes())
+    np.savez(folder / "routing-lab", experts=ids, meta=np.array('{"num_experts": 16}'))
+    np.savez(folder / "exl3-profile", counts_decode=np.ones((2, 3, 4), np.int64))
+    (folder / "coli-usage").write_text("-1 2 4\n-2 1 5\n0 1 3\n1 0 2\n")
+    gates = [
+        f"{t} 0 {n} {ids[t, n, 0]}:0.5 {ids[t, n, 1]}:0.25" for t in range(9) for n in range(3)
+    ]
+    (folder / "coli-trace").write_text("\n".join(gates) + "\n")
     for name, content in torch_files.items():
         saved(folder / name, content)
     table = {f"experts.{n}": pa.array(ids[:, n].tolist(), pa.list_(pa.int32(), 2)) for n in (0, 1)}
@@ -144,7 +158,7 @@ def write_seeds(folder: Path) -> None:
 
 
 SEEDS = seeds()
-SUFFIXES = {"load": ".npy", "npz": ".npz", "cells": ".npz"}
+SUFFIXES = {"load": ".npy"} | dict.fromkeys(("npz", "cells", "routing-lab", "exl3-profile"), ".npz")
 
 
 def attempt(content: bytes, format: str | None, name: str = "layer1_x") -> None:
