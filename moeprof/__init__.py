@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         sampling_error,
     )
     from moeprof.cache import judge_cache, lru_curve, replay_cache
+    from moeprof.cache.prefetch import replay_prefetch
     from moeprof.capture import capture_transformers, record
     from moeprof.demo import run_demo
     from moeprof.errors import MoeprofError
@@ -120,6 +121,7 @@ _HOMES = {
     "record": "capture",
     "redact_trace": "trace",
     "replay_cache": "cache",
+    "replay_prefetch": "cache.prefetch",
     "run_demo": "demo",
     "sampling_error": "analysis",
     "slice_trace": "trace",
@@ -181,6 +183,7 @@ __all__ = [
     "record",
     "redact_trace",
     "replay_cache",
+    "replay_prefetch",
     "run_demo",
     "sampling_error",
     "slice_trace",

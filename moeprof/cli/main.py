@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "cache": ("cache", "hits and bytes of expert caches: any policy, scope and contract"),
     "cache verdict": ("cache_verdict", "is a cache too small or its policy wrong, in words"),
+    "cache prefetch": ("cache_prefetch", "experts fetched ahead: what it saves and what it costs"),
     "cache curve": ("cache_curve", "exact LRU hits at every cache size"),
     "place export": ("place_export", "a placement as the file and flags that an engine loads"),
     "offload": ("offload", "expert slots, policy and speed where GPU memory is too small"),

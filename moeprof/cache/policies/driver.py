@@ -235,7 +235,7 @@ def compiled(policy: ModuleType) -> Any:
 def _copy(function: Any, policy: ModuleType, names: dict[str, Any]) -> Any:
     copy = FunctionType(function.__code__, {**globals(), **names}, function.__name__)
     name = policy.__name__.rpartition(".")[2]
-    copy.__qualname__ = f"{function.__name__}_{name}_{_digest():08x}"
+    copy.__qualname__ = f"{function.__name__}_{name}_{policies_digest():08x}"
     copy.__module__ = __name__
     if function is not replay:
         return hook(copy)
@@ -243,7 +243,7 @@ def _copy(function: Any, policy: ModuleType, names: dict[str, Any]) -> Any:
 
 
 @cache
-def _digest() -> int:
+def policies_digest() -> int:
     """Of the source of all policies."""
     folder = files("moeprof.cache.policies")
     sources = sorted(

@@ -11,6 +11,7 @@ from moeprof.report.text.model import model_text, models_text
 from moeprof.report.text.offload import offload_text
 from moeprof.report.text.place_export import plan_export_text
 from moeprof.report.text.placement import placement_text
+from moeprof.report.text.prefetch import prefetch_text
 from moeprof.report.text.replay import replays_text, verdict_text
 from moeprof.report.text.report import report_text
 from moeprof.report.text.synth import judgement_text, synth_text
@@ -34,6 +35,7 @@ __all__ = [
     "offload_text",
     "placement_text",
     "plan_export_text",
+    "prefetch_text",
     "probe_text",
     "projection_text",
     "replays_text",

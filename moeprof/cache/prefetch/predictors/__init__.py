@@ -1,0 +1,1 @@
+"""Who says what comes next: one file a kind, all of them by name in `names.py`."""
