@@ -8,16 +8,18 @@ where something does not fit.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from moeprof.cache import CONTRACTS, POLICIES, Scope
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.limits import parse_bytes
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
 from moeprof.offload import AUTO_POLICIES, OffloadPlan, Serve, plan_offload
+from moeprof.report.perfetto import write_perfetto
 from moeprof.report.text import offload_text
 
 
@@ -58,10 +60,14 @@ def run(
         typer.Option(help="Tokens of KV to make room for, each request. [the trace's longest]"),
     ] = None,
     kv_dtype: Annotated[str, typer.Option(help="Format of the KV cache.")] = "bf16",
+    phase: Annotated[str, typer.Option(help="decode or prefill, timed apart.")] = "decode",
     max_num_seqs: Annotated[
         int | None,
         typer.Option(metavar="N", help="Batch the requests anew, N at a time; 1: one user."),
     ] = None,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="Tokens of a step with --max-num-seqs; prompts come in chunks.")
+    ] = 8192,
     transfer: Annotated[
         str | None,
         typer.Option(metavar="METHOD", help="Carry a recording of another model over: hit-ratio."),
@@ -85,6 +91,11 @@ def run(
             help="Time the steps after this share alone; 0.5 where something is fitted.",
         ),
     ] = None,
+    perfetto: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the timeline, for ui.perfetto.dev.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the timeline.")] = 4,
+    force: ForceFlag = False,
     seed: Annotated[int, typer.Option(help="Of policy random.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -111,8 +122,12 @@ def run(
         exclusive=exclusive,
         fit=fit,
         seed=seed,
+        phase=phase,
         max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
     )
+    if perfetto is not None:
+        write_perfetto(plan, perfetto, steps=steps, force=force)
     inputs = [trace, *files_of(model), *hardware_files(hardware)]
     return Answer(plan, offload_text, json, inputs=inputs)
 

@@ -5,12 +5,16 @@ from moeprof.offload.memory import OffloadMemory, plan_memory
 from moeprof.offload.plan import AUTO_POLICIES, plan_offload
 from moeprof.offload.rates import Rates, Speeds, constant, find_rates, product
 from moeprof.offload.results import OffloadPlan, OffloadRow
-from moeprof.offload.timing import RESOURCES, LayerTimes, Serve, time_layers
+from moeprof.offload.timeline import KINDS, TRACKS, draw_timeline
+from moeprof.offload.timing import LANES, RESOURCES, LayerTimes, Serve, Service, time_layers
 from moeprof.offload.work import DecodeWork, decode_work
 
 __all__ = [
     "AUTO_POLICIES",
+    "KINDS",
+    "LANES",
     "RESOURCES",
+    "TRACKS",
     "DecodeEstimate",
     "DecodeWork",
     "LayerTimes",
@@ -19,9 +23,11 @@ __all__ = [
     "OffloadRow",
     "Rates",
     "Serve",
+    "Service",
     "Speeds",
     "constant",
     "decode_work",
+    "draw_timeline",
     "estimate_decode",
     "find_rates",
     "plan_memory",

@@ -24,10 +24,10 @@ def least_seconds(
     each at work without a pause. Where the CPU may compute, it shares all experts with the GPU as
     is best: both then end at the same time, or the CPU has the misses alone.
     """
-    gpu, overhead = step_seconds(work, speeds)
+    gpu, overhead = step_seconds(work, speeds, tokens=0)
     each = work.expert_bytes
     launches = steps * (overhead + work.moe_layers * speeds.kernel_s)
-    shared = steps * (gpu + work.moe_layers * work.shared_bytes / speeds.hbm)
+    shared = steps * (float(gpu) + work.moe_layers * work.shared_bytes / speeds.hbm)
     drive = 0.0 if speeds.drive is None else reads * each / speeds.drive
     if serve is Serve.COPY or speeds.cpu is None:
         lanes = [shared + needed * each / speeds.hbm, misses * each / speeds.link]

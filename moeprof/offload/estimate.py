@@ -59,12 +59,15 @@ def estimate_decode(
             work,
             speeds,
             drive_misses=drive_misses,
+            tokens=tokens,
             serve=serve,
             overlap=overlap,
             apart=apart,
         )
         mean = (times.shares * likely).reshape(len(RESOURCES), -1).sum(axis=1) / likely.sum()
-        seconds[end] = with_step(mean * work.moe_layers, step_seconds(work, speeds))
+        gpu, overhead = step_seconds(work, speeds, tokens)
+        outside = [float(gpu), 0.0, 0.0, 0.0, overhead]  # in the order of RESOURCES
+        seconds[end] = mean * work.moe_layers + outside
     return summarise(seconds, tokens)
 
 
@@ -81,15 +84,6 @@ def spread_misses(
     ways = np.array([comb(top_k, int(m)) for m in misses], float)
     weights = ways * (1 - hit_ratio) ** misses * hit_ratio ** (top_k - misses)
     return np.full(top_k + 1, top_k), misses, weights
-
-
-def with_step(shares: NDArray[np.float64], outside: tuple[float, float]) -> NDArray[np.float64]:
-    """`shares` [resources] seconds of all events of a step, with what lies outside of them."""
-    gpu, overhead = outside
-    added = np.zeros(len(RESOURCES))
-    added[RESOURCES.index("gpu")] = gpu
-    added[RESOURCES.index("overhead")] = overhead
-    return shares + added
 
 
 def summarise(seconds: Mapping[str, NDArray[np.float64]], tokens: float) -> DecodeEstimate:

@@ -17,8 +17,7 @@ from moeprof.offload.assumptions import state_assumptions, weakest_provenance
 from moeprof.offload.rates import find_rates
 from moeprof.offload.results import OffloadPlan
 from moeprof.offload.rows import Job, Line, plan_rows
-from moeprof.offload.stepping import Service
-from moeprof.offload.timing import Serve, parse_serve
+from moeprof.offload.timing import Serve, Service, parse_serve
 from moeprof.offload.traffic import Window
 from moeprof.offload.transfer import check_transfer
 from moeprof.trace import Phase, Trace
@@ -48,18 +47,21 @@ def plan_offload(
     exclusive: bool = False,
     fit: float | None = None,
     seed: int = 0,
+    phase: Phase | str = Phase.DECODE,
     max_num_seqs: int | None = None,
+    max_num_batched_tokens: int = 8192,
 ) -> OffloadPlan:
-    """Decode speed of `model` with its experts in GPU memory as far as they go, and below.
+    """Speed of `model` with its experts in GPU memory as far as they go, and below.
 
     `vram_bytes` is of each GPU, several are compared, None is the card's own; `ram_bytes` None is
     enough for all experts. `policy` is one or several of the cache's, or auto. Every request is
-    given room for `context_tokens` of KV, None: the longest of the trace. `transfer` names how a
+    given room for `context_tokens` of KV, None: the longest of the trace. `phase` is decode or
+    prefill, whose misses are always copied. `transfer` names how a
     recording of another model is carried over. See docs/offload.md for the law and the options.
 
     Raises InputError for what contradicts itself, InfeasibleError where something does not fit.
     """
-    model, cluster = load_model(model), load_hardware(hardware)
+    model, cluster, phase = load_model(model), load_hardware(hardware), _phase(phase)
     job = Job(
         trace=trace,
         model=model,
@@ -68,8 +70,8 @@ def plan_offload(
         rates=find_rates(cluster, pinned=pinned),
         scope=parse_scope(scope),
         contract=find_contract(contract).name,
-        service=Service(_served(parse_serve(serve), cluster), overlap, apart),
-        window=Window(Phase.DECODE, fit, max_num_seqs),
+        service=Service(_served(parse_serve(serve), cluster, phase), overlap, apart),
+        window=Window(phase, fit, max_num_seqs, max_num_batched_tokens),
         carried=check_transfer(trace, model, transfer),
         ram_bytes=ram_bytes,
         context_tokens=_context(trace, context_tokens),
@@ -95,11 +97,22 @@ def _policies(policy: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(p for n in named for p in (AUTO_POLICIES if n == "auto" else (n,))))
 
 
-def _served(serve: Serve, cluster: Cluster) -> Serve:
+def _phase(phase: Phase | str) -> Phase:
+    found = Phase.parse(phase) if isinstance(phase, str) else phase
+    if found not in (Phase.DECODE, Phase.PREFILL):
+        raise InputError("phase: decode or prefill is needed, they are timed apart")
+    return found
+
+
+def _served(serve: Serve, cluster: Cluster, phase: Phase) -> Serve:
     """Without a host there is no CPU to choose; asking for it by name is an error."""
     if serve is Serve.CPU:
         cluster.part("host")
-    return Serve.COPY if serve is Serve.AUTO and cluster.host is None else serve
+        if phase is Phase.PREFILL:
+            raise InputError("serve cpu: no profile states a CPU's FLOP/s, so prefill is copied")
+    if serve is Serve.AUTO and (cluster.host is None or phase is Phase.PREFILL):
+        return Serve.COPY
+    return serve
 
 
 def _context(trace: Trace, context_tokens: int | None) -> int:
@@ -119,7 +132,7 @@ def _plan(job: Job, lines: list[Line], transfer: str | None, pinned: bool) -> Of
         trace_model=job.trace.model.name,
         transfer=transfer if job.carried else None,
         precision=job.precision.name,
-        phase="decode",
+        phase=job.window.phase.name.lower(),
         scope=job.scope,
         contract=job.contract,
         serve=job.service.serve,
@@ -137,8 +150,12 @@ def _plan(job: Job, lines: list[Line], transfer: str | None, pinned: bool) -> Of
         tokens=best.traffic.tokens,
         steps=len(best.traffic.step_tokens),
         fit_steps=best.traffic.fit_steps,
-        sequences=best.traffic.tokens / len(best.traffic.step_tokens),
+        sequences=best.traffic.sequences,
         rows=[line.row for line in lines],
         rates=job.rates,
         assumptions=state_assumptions(job, best, pinned),
+        moe_layers=job.model.moe_layers,
+        traffic=best.traffic,
+        work=best.work,
+        service=job.service,
     )

@@ -7,7 +7,7 @@ them to measurements means replacing values there and nothing else.
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ class Speeds(NamedTuple):
     layer_s: float  # all other launches, each layer
     cpu_layer_s: float  # each event that the CPU takes part in
     step_s: float  # the host's part of a step
+    flops: float | None = None  # FLOP/s of the GPUs; None: arithmetic takes no time
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Rates(Result):
     layer_s: Quantity
     cpu_layer_s: Quantity
     step_s: Quantity
+    flops: Quantity | None = None
 
     def at(self, end: str) -> Speeds:
         """The rates at end "slow", "middle" or "fast" of their bands, all of them together.
@@ -85,6 +87,7 @@ def find_rates(cluster: Cluster, *, pinned: bool = True) -> Rates:
         link=link,
         cpu=cpu,
         drive=drive,
+        flops=_flops(cluster),
         drive_latency_s=_exactly(0, "s") if cluster.drive is None else _latency(cluster),
         **{name: constant(name, gpu.name) for name in _CONSTANTS},
     )
@@ -98,7 +101,18 @@ _CONSTANTS = (
     "cpu_layer_s",
     "step_s",
 )
-_LARGE_IS_FAST = ("hbm", "link", "cpu", "drive", "drive_queue_depth")
+_LARGE_IS_FAST = ("hbm", "link", "cpu", "drive", "drive_queue_depth", "flops")
+
+
+def _flops(cluster: Cluster) -> Quantity | None:
+    """BF16, whatever the weights are stored in; None where nobody stated the peak."""
+    gpu = cluster.profile
+    if "dense_tflops_bf16" not in gpu.figures:
+        return None
+    peak = gpu.dense_tflops("bf16")
+    scale = _exactly(1e12 * cluster.gpus_per_node)
+    reached = product(peak, constant("gemm_efficiency", gpu.name), scale)
+    return replace(reached, unit="FLOP/s")
 
 
 def constant(name: str, device: str = "") -> Quantity:

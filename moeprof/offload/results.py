@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from moeprof.cache import Scope
 from moeprof.offload.memory import OffloadMemory
 from moeprof.offload.rates import Rates
-from moeprof.offload.timing import Serve
+from moeprof.offload.timing import Serve, Service
+from moeprof.offload.traffic import Traffic
+from moeprof.offload.work import DecodeWork
 from moeprof.quantity import Provenance
-from moeprof.result import Result
+from moeprof.result import NOT_JSON, Result
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ class OffloadPlan(Result):
     tokens: int  # judged
     steps: int  # judged
     fit_steps: int  # before them
-    sequences: float  # tokens of a judged step, mean: `tok_s` is of all of them together
+    sequences: float  # requests of a step, mean: `tok_s` is of all of them together
     rows: list[OffloadRow]
     rates: Rates
     assumptions: list[str]
+    moe_layers: tuple[int, ...]  # native indices
+    traffic: Traffic = field(repr=False, metadata=NOT_JSON)  # of the first row, as are these
+    work: DecodeWork = field(repr=False, metadata=NOT_JSON)
+    service: Service = field(repr=False, metadata=NOT_JSON)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from moeprof.cache import Scope
 from moeprof.hardware import Cluster
 from moeprof.model import MoEModel, Precision
@@ -15,11 +13,12 @@ from moeprof.offload.estimate import summarise
 from moeprof.offload.memory import OffloadMemory, plan_memory
 from moeprof.offload.rates import Rates
 from moeprof.offload.results import OffloadRow
-from moeprof.offload.stepping import Service, StepTimes, time_steps
+from moeprof.offload.stepping import StepTimes, time_steps
+from moeprof.offload.timing import Service
 from moeprof.offload.traffic import Traffic, Window, least_misses, replay_traffic
 from moeprof.offload.transfer import carry_over, scaled_slots
 from moeprof.offload.work import DecodeWork, decode_work
-from moeprof.trace import Phase, Trace
+from moeprof.trace import Trace
 
 
 class Job(NamedTuple):
@@ -51,7 +50,7 @@ class Job(NamedTuple):
         """Requests that are given room for KV."""
         if self.window.max_num_seqs is not None:
             return self.window.max_num_seqs
-        return int(np.diff(self.window.steps(self.trace).starts).max(initial=1))
+        return int(self.window.requests(self.trace).max(initial=1))
 
     def recorded_slots(self, slots: int, pooled: bool) -> int:
         """`slots` of the model as the same share of the recorded model's experts."""
@@ -103,12 +102,11 @@ def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line
 
 
 def _work(job: Job, traffic: Traffic) -> DecodeWork:
-    """Of a mean step: as many sequences, and as far into them, as the recording's."""
-    decoding = job.trace.position[job.trace.phase == Phase.DECODE]
-    reached = min(int(decoding.mean()), job.context_tokens)
+    """Of a mean step: as many requests, and as far into them, as the recording's."""
+    inside = job.trace.position[job.trace.phase == job.window.phase]
+    reached = min(int(inside.mean()), job.context_tokens)
     work = decode_work(job.model, job.precision, context_tokens=reached, kv_dtype=job.kv_dtype)
-    sequences = traffic.tokens / len(traffic.step_tokens)
-    return work.with_sequences(sequences)
+    return work.with_sequences(traffic.sequences)
 
 
 def _least_ratios(job: Job, memory: OffloadMemory, traffic: Traffic) -> tuple[float, float]:

@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.offload.rates import Speeds
-from moeprof.offload.timing import RESOURCES, LayerTimes, Serve, step_seconds, time_layers
+from moeprof.offload.timing import (
+    RESOURCES,
+    LayerTimes,
+    Serve,
+    Service,
+    copy_seconds,
+    step_seconds,
+    time_layers,
+)
 from moeprof.offload.traffic import Traffic
 from moeprof.offload.work import DecodeWork
 
 _LINK = RESOURCES.index("link")
-
-
-class Service(NamedTuple):
-    """How misses are served: the options of `time_layers`."""
-
-    serve: Serve = Serve.AUTO
-    overlap: bool = True
-    apart: bool = False
 
 
 class StepTimes(NamedTuple):
@@ -40,29 +40,20 @@ def time_steps(traffic: Traffic, work: DecodeWork, speeds: Speeds, service: Serv
     own seconds of a step bound it.
     """
     kinds, event = _kinds(traffic)
-    times = time_layers(
-        kinds[0],
-        kinds[1],
-        work,
-        speeds,
-        drive_misses=kinds[2],
-        serve=service.serve,
-        overlap=service.overlap,
-        apart=service.apart,
-    )
-    outside, overhead = step_seconds(work, speeds)
+    times = _timed(kinds, work, speeds, service)
+    gpu, overhead = step_seconds(work, speeds, traffic.step_tokens)
     steps = event.shape[1]
     shares = np.zeros((len(RESOURCES), steps))
     link, behind = np.zeros(steps), np.zeros(steps)
-    one_copy = _copy_seconds(work, speeds, service)
     left = np.maximum(kinds[1] * traffic.load_ratio - times.copied, 0)
     for layer in event:
         shares += times.shares[:, layer]
         behind += left[layer]
-        link += (times.copied + left)[layer] * one_copy
-    shares[RESOURCES.index("gpu")] += outside
+        link += (times.copied + left)[layer]
+    shares[RESOURCES.index("gpu")] += gpu
     shares[RESOURCES.index("overhead")] += overhead
     if service.serve is not Serve.COPY:
+        link *= copy_seconds(work, speeds, service.apart)
         shares[_LINK] += np.maximum(link - shares.sum(axis=0), 0)
     return StepTimes(
         shares.sum(axis=1),
@@ -76,27 +67,28 @@ def time_events(
     traffic: Traffic, work: DecodeWork, speeds: Speeds, service: Service, steps: int
 ) -> LayerTimes:
     """The events of the first `steps` one by one, [layers, steps]."""
+    counts = (traffic.needed, traffic.missed, traffic.stored)
+    shown = [count[:, :steps] for count in counts]
+    tokens = np.broadcast_to(traffic.step_tokens[:steps], shown[0].shape)
+    return _timed(np.stack([*shown, tokens]), work, speeds, service)
+
+
+def _timed(
+    events: NDArray[np.int64], work: DecodeWork, speeds: Speeds, service: Service
+) -> LayerTimes:
+    """`events` are (needed, missed, stored, tokens of the step), [4, ...]."""
+    needed, missed, stored, tokens = events
     return time_layers(
-        traffic.needed[:, :steps],
-        traffic.missed[:, :steps],
-        work,
-        speeds,
-        drive_misses=traffic.stored[:, :steps],
-        serve=service.serve,
-        overlap=service.overlap,
-        apart=service.apart,
+        needed, missed, work, speeds, drive_misses=stored, tokens=tokens, **service._asdict()
     )
 
 
 def _kinds(traffic: Traffic) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(needed, missed, stored) of every kind of event [3, kinds], and the kind of each event."""
+    """(needed, missed, stored, tokens) of every kind of event [4, kinds], and each event's kind."""
     base = int(traffic.needed.max(initial=0)) + 1
     code = (traffic.needed * base + traffic.missed) * base + traffic.stored
-    found, event = np.unique(code, return_inverse=True)
-    kinds = np.stack([found // base**2, found // base % base, found % base])
+    most = int(traffic.step_tokens.max(initial=0)) + 1
+    found, event = np.unique(code * most + traffic.step_tokens, return_inverse=True)
+    code_of, tokens = np.divmod(found, most)
+    kinds = np.stack([code_of // base**2, code_of // base % base, code_of % base, tokens])
     return kinds, event.reshape(code.shape)
-
-
-def _copy_seconds(work: DecodeWork, speeds: Speeds, service: Service) -> float:
-    parts = work.matrices if service.apart else 1
-    return work.expert_bytes / speeds.link + parts * speeds.copy_latency_s

@@ -30,6 +30,7 @@ class Traffic:
     step_tokens: Counts  # [steps]
     load_ratio: float  # of the misses, those that were admitted to the cache
     fit_steps: int  # before the judged ones
+    sequences: float  # requests of a step, mean
 
     @property
     def tokens(self) -> int:
@@ -41,7 +42,7 @@ class Traffic:
 class Window:
     """Which steps of a trace are replayed: those of `phase`, as recorded or batched anew."""
 
-    phase: Phase | None = Phase.DECODE
+    phase: Phase = Phase.DECODE
     fit: float | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int = 8192
@@ -51,6 +52,16 @@ class Window:
         if self.max_num_seqs is None:
             return find_steps(trace, self.phase)
         return rebatched_steps(trace, self.max_num_seqs, self.max_num_batched_tokens, self.phase)
+
+    def requests(self, trace: Trace) -> Counts:
+        """[steps] distinct requests of every step."""
+        steps = self.steps(trace)
+        request = trace.request if steps.keep is None else trace.request[steps.keep]
+        if steps.order is not None:
+            request = trace.request[steps.order]
+        step = np.repeat(np.arange(len(steps.starts) - 1), np.diff(steps.starts))
+        pairs = np.unique(np.stack([step, request[: len(step)]]), axis=1)
+        return np.bincount(pairs[0])
 
 
 def replay_traffic(
@@ -83,8 +94,9 @@ def replay_traffic(
         max_num_batched_tokens=window.max_num_batched_tokens,
     )
     whole = None if slots or host_slots is None else _all_missed(trace, window)
+    sequences = float(window.requests(trace)[replays.fit_steps :].mean())
     return {
-        row.policy: _traffic(row, replays, slots, whole or row.miss_stream, host_slots)
+        row.policy: _traffic(row, replays, slots, whole or row.miss_stream, host_slots, sequences)
         for row in replays.rows
     }
 
@@ -114,6 +126,7 @@ def _traffic(
     slots: int,
     stream: MissStream | None,
     host_slots: int | None,
+    sequences: float,
 ) -> Traffic:
     assert row.event_accesses is not None and row.event_misses is not None
     missed = row.event_misses if slots else row.event_accesses
@@ -123,7 +136,13 @@ def _traffic(
         stored = reads[:, replays.fit_steps :]
     ratio = row.loads / row.misses if row.misses and slots else 0.0
     return Traffic(
-        row.event_accesses, missed, stored, replays.step_tokens, ratio, replays.fit_steps
+        needed=row.event_accesses,
+        missed=missed,
+        stored=stored,
+        step_tokens=replays.step_tokens,
+        load_ratio=ratio,
+        fit_steps=replays.fit_steps,
+        sequences=sequences,
     )
 
 

@@ -12,12 +12,15 @@ from moeprof.result import Result
 # Read whole by every step wherever the experts stand; the shared expert has a field of its own.
 _EACH_STEP = ("attention", "dense", "indexer", "router", "head", "norms")
 
+_MULTIPLIED = ("attention", "dense", "indexer", "router")
+
 
 @dataclass(frozen=True)
 class DecodeWork(Result):
     """Bytes of one step. A MoE layer reads `shared_bytes` and `expert_bytes` for each distinct
     expert; `dense_bytes` and `kv_bytes` are of the whole step. `matrices` are the parts of an
-    expert that are stored apart.
+    expert that are stored apart. The FLOP are of one token: of one expert that it is sent to, of
+    the shared expert of a MoE layer, and of the rest of the model.
     """
 
     layers: int
@@ -27,6 +30,10 @@ class DecodeWork(Result):
     dense_bytes: float = 0.0
     kv_bytes: float = 0.0
     matrices: int = 3
+    top_k: int = 0
+    expert_flop: float = 0.0
+    shared_flop: float = 0.0
+    dense_flop: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.moe_layers <= self.layers:
@@ -64,7 +71,28 @@ def decode_work(
         shared_bytes=sizes["shared"] / moe_layers,
         dense_bytes=dense,
         kv_bytes=kv_read_bytes(model, context_tokens, kv_dtype),
+        top_k=model.top_k,
+        expert_flop=2 * model.expert_parameters,
+        shared_flop=2 * model.parameters["shared"] / moe_layers,
+        dense_flop=_dense_flop(model, context_tokens),
     )
+
+
+def _dense_flop(model: MoEModel, context_tokens: int) -> float:
+    """Twice the parameters outside of experts, and attention over `context_tokens` by its heads.
+
+    The head is left out: of a prompt the last token alone needs it.
+    """
+    weights = sum(model.parameters[name] for name in _MULTIPLIED)
+    if model.attention is None:
+        return 2.0 * weights
+    layers = model.layers - (model.linear.layers if model.linear else 0)
+    pairs = layers * context_tokens
+    indexer = model.indexer
+    if indexer is not None and indexer.block_size and indexer.top_blocks:
+        chosen = indexer.block_size * indexer.top_blocks
+        pairs -= indexer.layers * max(0, context_tokens - chosen)
+    return 2.0 * weights + 4.0 * pairs * model.attention.heads * model.attention.head_dim
 
 
 def kv_read_bytes(model: MoEModel, context_tokens: int, kv_dtype: str = "bf16") -> float:

@@ -180,6 +180,34 @@ def test_unpinned_apart_and_one_after_the_other_cost() -> None:
         assert plan_offload(trace, SMALL, MACHINE, **room, **worse).tok_s < base  # type: ignore[arg-type]
 
 
+def test_prefill_is_timed_apart_and_copied() -> None:
+    trace = one_user()
+    room = {"vram_bytes": room_for(5, 400), "policy": "lru"}
+    plan = plan_offload(trace, SMALL, MACHINE, phase="prefill", **room)  # type: ignore[arg-type]
+    assert (plan.phase, plan.serve) == ("prefill", "copy")
+    assert plan.tokens == (trace.phase == Phase.PREFILL).sum()
+    assert plan.rows[0].bytes_per_token["cpu"] == 0
+    with pytest.raises(InputError, match="FLOP/s"):
+        plan_offload(trace, SMALL, MACHINE, phase="prefill", serve="cpu", **room)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="decode or prefill"):
+        plan_offload(trace, SMALL, MACHINE, phase="all", **room)  # type: ignore[arg-type]
+
+
+def test_no_slots_at_all_miss_everything_in_both_tiers() -> None:
+    trace = one_user()
+    plan = plan_offload(
+        trace,
+        SMALL,
+        MACHINE + "+nvme-gen4",
+        vram_bytes=room_for(0.5, 400),
+        policy="lru",
+        ram_bytes=(4 << 30) + 20 * ROUTED,
+    )
+    row = plan.rows[0]
+    assert (row.slots, row.hit_ratio, row.misses_per_token) == (0, 0, 9)
+    assert 0 < row.drive_reads_per_token < 9
+
+
 def test_what_does_not_fit_is_infeasible() -> None:
     trace = one_user(60)
     with pytest.raises(InfeasibleError, match="more than there is"):

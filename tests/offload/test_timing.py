@@ -96,6 +96,16 @@ def test_a_step_by_hand_and_its_band() -> None:
     assert estimate.tok_s_low < estimate.tok_s < estimate.tok_s_high
 
 
+def test_arithmetic_of_many_tokens_takes_longer_than_reading() -> None:
+    fast = SPEEDS._replace(flops=1000.0)
+    work = DecodeWork(3, 2, 100, 50, 400, top_k=2, expert_flop=500, shared_flop=250, dense_flop=100)
+    one = time_layers(4, 2, work, fast, tokens=1)
+    assert one.seconds == 0.125 + 21 + 2
+    many = time_layers(4, 2, work, fast, tokens=16)
+    each = 16 * 2 * 0.5 / 4  # seconds of an expert: 16 tokens x top-2 over 4 experts
+    assert many.seconds == 0.125 + max(16 * 0.25 + 2 * each, 21) + 2 * each
+
+
 def test_the_mean_hit_ratio_is_not_enough() -> None:
     """Misses that fall together cost more than the same number spread evenly."""
     rates = find_rates(load_hardware("rtx-4090+epyc-9005"))

@@ -24,10 +24,11 @@ def offload_text(plan: OffloadPlan) -> str:
 
 
 def _answer(plan: OffloadPlan) -> str:
+    what = "tokens" if plan.phase == "decode" else "prompt tokens"
     where = "in all" if plan.scope is Scope.GLOBAL else "a layer"
     at_a_time = "" if plan.sequences < 1.05 else f" of {plan.sequences:.3g} requests at a time"
     return (
-        f"{plan.model} in {plan.precision} on {plan.hardware}: {_speed(plan.tok_s)} tokens/s"
+        f"{plan.model} in {plan.precision} on {plan.hardware}: {_speed(plan.tok_s)} {what}/s"
         f"{at_a_time} ({_speed(plan.tok_s_low)} to {_speed(plan.tok_s_high)}, {plan.provenance}) "
         f"with {plan.slots:,} expert slots {where} and policy {plan.policy}; no policy exceeds "
         f"{_speed(plan.tok_s_limit)}. {_NAMES[plan.bound]} binds."
@@ -55,7 +56,7 @@ def _row(row: OffloadRow, sizes: bool, moved: list[str]) -> list[str]:
 
 
 def _time(plan: OffloadPlan) -> str:
-    step = 1 / plan.tok_s * plan.sequences
+    step = plan.rows[0].step_s
     shares = ((name, share) for name, share in plan.share.items() if share)
     rows = [
         [_NAMES[name], f"{1e3 * step * share:.3g}", percent(share), bar(share, _BAR)]
