@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeprof.analysis import analyze_load, analyze_locality
+from moeprof.cache import lru_curve
 from moeprof.cli.main import main
 from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
@@ -263,3 +264,20 @@ def test_the_defaults_are_in_reach_of_every_model(name: str) -> None:
     schedule = served_schedule(Traffic(), 16_384, ["all"], 64, np.random.default_rng(0))
     few = replace(model, moe_layers=model.moe_layers[:2], tensors=(), prediction_tensors=())
     assert routing_for(RoutingTargets(), few, schedule, 0).layers == 2
+
+
+def test_published_statistics_can_be_targets(tmp_path: Path) -> None:
+    """Qwen3-30B-A3B: experts by batch of arXiv 2608.07911, repeat and LRU of kekzl/imp#1359."""
+    model = MoEModel("qwen3-30b-a3b", "qwen3_moe", 1, 3, (0, 1, 2), 128, 8)
+    targets = RoutingTargets(imbalance=10.5, repeat=0.45, decay=3, request_spread=2)
+    together = Traffic(prompt_tokens=8, output_tokens=128, concurrency=16)
+    synthesize_trace(model, tmp_path / "a", tokens=16_000, targets=targets, traffic=together)
+    union = analyze_locality(open_trace(tmp_path / "a")).distinct_by_batch
+    for batch, published in {2: 15.02, 4: 26.58, 8: 42.63, 16: 59.21}.items():
+        assert union[batch] == pytest.approx(published, rel=0.07)
+    alone = Traffic(prompt_tokens=8, output_tokens=400)
+    synthesize_trace(model, tmp_path / "b", tokens=8_000, targets=targets, traffic=alone)
+    trace = open_trace(tmp_path / "b")
+    assert analyze_locality(trace).next_token_repeat == pytest.approx(0.45, rel=0.05)
+    curve = lru_curve(trace)
+    assert 0.90 < curve.hit_ratio[list(curve.slots).index(51)] < 0.953  # the span of three texts
