@@ -1,6 +1,7 @@
 """Write one self-contained HTML page about a trace, and its figures as PNG if asked.
 
-The memory section is about MODEL on HARDWARE; it does not depend on the routing recorded.
+The memory section is about MODEL on HARDWARE; it does not depend on the routing recorded. Where
+HARDWARE names a host, as rtx-4090+epyc-9005 does, speed with experts in its memory is shown too.
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path(
         "report.html"
     ),
-    hardware: Annotated[str, typer.Option(help="GPUs of the memory section.")] = "8xh200",
+    hardware: Annotated[
+        str, typer.Option(help="Of memory, and of offload where it names a host.")
+    ] = "8xh200",
     model: Annotated[
         str | None, typer.Option(help="Model of the memory section, if not the recorded one.")
+    ] = None,
+    transfer: Annotated[
+        str | None,
+        typer.Option(metavar="METHOD", help="Carry the routing over to MODEL, as offload does."),
     ] = None,
     png: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG.")] = None,
     force: ForceFlag = False,
@@ -40,7 +47,8 @@ def run(
         open_and_warn(trace, quiet),
         hardware=hardware,
         target=target,
-        command=_command(trace, hardware, model),
+        transfer=transfer,
+        command=_command(trace, hardware, model, transfer),
     )
     written = write_report(contents, output, png_dir=png, force=force)
     return Answer(
@@ -48,7 +56,8 @@ def run(
     )
 
 
-def _command(trace: Path, hardware: str, model: str | None) -> str:
+def _command(trace: Path, hardware: str, model: str | None, transfer: str | None) -> str:
     """What gives the same page again, whatever it is called."""
     target = [] if model is None else ["--model", model]
+    target += [] if transfer is None else ["--transfer", transfer]
     return shlex.join(["moeprof", "report", str(trace), "--hardware", hardware, *target])

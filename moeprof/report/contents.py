@@ -25,7 +25,9 @@ from moeprof.cache import CacheReplays, LruCurve, Scope, lru_curve
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.model import MoEModel, load_model, precision_names
+from moeprof.offload import OffloadPlan
 from moeprof.projection import DeploymentProjection, project_deployment
+from moeprof.report.offloading import plans_by_memory
 from moeprof.report.policies import replayed_policies
 from moeprof.result import Result
 from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
@@ -60,6 +62,7 @@ class ReportContents(Result):
     specialization: SpecializationResult | None
     sampling: SamplingError | None  # where requests were sampled, and the error can be known
     deployments: list[DeploymentProjection]
+    offload: list[OffloadPlan]  # by GPU memory, where a host is named
     missing: Mapping[str, str]
     files: list[StoredFile] = field(default_factory=list)
     recorded_by: str = ""  # version of moeprof that wrote the trace
@@ -78,12 +81,15 @@ def gather_report(
     *,
     hardware: str | Path | Cluster = "8xh200",
     target: MoEModel | str | Path | None = None,
+    transfer: str | None = None,
     command: str = "",
 ) -> ReportContents:
     """All results that a report of `trace` shows.
 
-    `target` is the model that memory is projected for, the recorded one if None. Raises InputError
-    for unknown hardware; what the trace cannot answer becomes a sentence in `missing`.
+    `target` is the model that memory is projected for, the recorded one if None. Where `hardware`
+    names a host, speed with experts in its memory is projected too; if the target is not what was
+    recorded, only by a `transfer` method. Raises InputError for unknown hardware; what the trace
+    cannot answer becomes a sentence in `missing`.
     """
     cluster = load_hardware(hardware)
     model = trace.model if target is None else load_model(target)
@@ -110,6 +116,14 @@ def gather_report(
         specialization=_specialization(trace, missing) if counts else None,
         sampling=_sampling(trace, missing) if counts else None,
         deployments=_deployments(model, cluster, missing),
+        offload=plans_by_memory(
+            trace,
+            model,
+            cluster,
+            precision=_precisions(model)[-1],
+            transfer=transfer,
+            missing=missing,
+        ),
         missing=missing,
         files=list(trace.manifest.files),
         recorded_by=trace.manifest.moeprof,

@@ -14,43 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeprof.cache import LruCurve
+from moeprof.report.cache_figures import draw_offload, draw_policies, plain
 from moeprof.report.contents import ReportContents
 from moeprof.report.curves import resident_share
+from moeprof.report.palette import BLUE, GREY, HUES, INK, ORANGE, ROOM, STYLE
 from moeprof.report.pixels import LIGHT, OCTAVES, UNUSED_LIGHT
-from moeprof.report.policies import curves_of
 from moeprof.report.sections.imbalance import whole_windows
 from moeprof.report.sections.memory import PIECES
-from moeprof.report.sections.policies import HUES as POLICY_HUES
-from moeprof.report.sections.policies import SCOPES, cycles, pool_size
 from moeprof.report.wording import GIB, short_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-BLUE, ORANGE, PALE, SAND, GREY = "#1f6fa8", "#cf5f12", "#86bce0", "#a7a39a", "#8a8f94"
-INK, SOFT, RULE, ROOM = "#1d2023", "#5d6369", "#dedbd3", "#5b9c78"
-HUES = {"a": BLUE, "b": ORANGE, "c": PALE, "d": SAND}
-STYLE = {
-    "font.size": 9.5,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": SOFT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "hatch.linewidth": 0.6,
-}
 
 
 def save_figures(contents: ReportContents, folder: str | Path) -> list[Path]:
@@ -179,30 +154,6 @@ def draw_miss_ratio(figure: Figure, contents: ReportContents) -> bool:
     return True
 
 
-def draw_policies(figure: Figure, contents: ReportContents) -> bool:
-    """Hit ratio against the share resident, a line a policy and a panel a scope."""
-    if not contents.policies:
-        return False
-    panels = figure.subplots(1, len(contents.policies), sharey=True, squeeze=False)[0]
-    for axes, (scope, replays) in zip(panels, contents.policies.items(), strict=True):
-        experts = pool_size(replays)
-        for curve, hue in zip(curves_of(replays), POLICY_HUES, strict=True):
-            share, hits = zip((0.0, 0.0), *curve.points(experts), strict=True)
-            axes.plot(
-                100 * np.array(share), 100 * np.array(hits), c=HUES[hue], lw=2, label=curve.policy
-            )
-        for slots, words in cycles(replays):
-            axes.axvline(100 * slots / experts, c=INK, lw=0.9, ls=":")
-            axes.text(100 * slots / experts + 1.2, 99, words.replace(": ", ":\n"), va="top", size=9)
-        axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="share of all experts resident (%)")
-        axes.set_title(SCOPES[scope], pad=8)
-        axes.grid(axis="y")
-    panels[0].set_ylabel("hit ratio (% of reads)")
-    panels[-1].legend(loc="lower right")
-    figure.suptitle(f"Cache policies, {_recorded(contents)}", x=0.01, ha="left", weight="bold")
-    return True
-
-
 def draw_memory(figure: Figure, contents: ReportContents) -> bool:
     """Stacked bars of weights and room for KV on one GPU, one bar a precision."""
     ledgers = [deployment.ledger for deployment in contents.deployments]
@@ -267,7 +218,7 @@ def _add_bytes_axis(axes: Axes, contents: ReportContents, curve: LruCurve) -> No
 
 
 def _recorded(contents: ReportContents) -> str:
-    return contents.recorded.name.replace("$", r"\$")
+    return plain(contents.recorded.name)
 
 
 def _gpus(contents: ReportContents) -> str:
@@ -280,4 +231,5 @@ FIGURES: dict[str, Callable[[Figure, ReportContents], bool]] = {
     "miss-ratio.png": draw_miss_ratio,
     "cache-policies.png": draw_policies,
     "memory.png": draw_memory,
+    "offload.png": draw_offload,
 }

@@ -35,7 +35,8 @@ def hostile(model: MoEModel) -> ReportContents:
     rows, requests = synthesize_rows(model, 400, requests=8, labels=HOSTILE)
     trace = Trace.in_memory(model, rows, requests)
     trace.manifest.dropped = {"<img src=x onerror=alert(2)>": 7}
-    return gather_report(trace, command="moeprof report '<b>&' -o \"x\"")
+    command = "moeprof report '<b>&' -o \"x\""
+    return gather_report(trace, hardware="h200+epyc-9005", command=command)
 
 
 @pytest.fixture

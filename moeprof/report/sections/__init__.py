@@ -15,6 +15,7 @@ from moeprof.report.sections.imbalance import imbalance_section
 from moeprof.report.sections.load import load_section
 from moeprof.report.sections.memory import memory_section
 from moeprof.report.sections.miss_ratio import miss_ratio_section
+from moeprof.report.sections.offload import offload_section
 from moeprof.report.sections.origin import origin_section
 from moeprof.report.sections.policies import policies_section
 
@@ -25,6 +26,7 @@ SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     policies_section,
     domains_section,
     memory_section,
+    offload_section,
     definitions_section,
     origin_section,
 )

@@ -1,0 +1,161 @@
+"""How fast one user is served when the experts that do not fit stand in the host's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moeprof.offload import OffloadPlan
+from moeprof.report.blocks import (
+    Axis,
+    Bar,
+    Bars,
+    Part,
+    Plot,
+    Section,
+    Series,
+    Table,
+    Tick,
+    axis_ticks,
+)
+from moeprof.report.contents import ReportContents
+from moeprof.report.offloading import speeds_by_policy
+from moeprof.report.wording import GIB, held_bytes, percent, read_bytes
+
+# How a resource is called and coloured.
+RESOURCES = {
+    "gpu": ("GPU memory", "a"),
+    "link": ("link to the host", "b"),
+    "cpu": ("CPU and its memory", "c"),
+    "drive": ("drives", "room"),
+    "overhead": ("launches", "d"),
+}
+
+
+def offload_section(contents: ReportContents) -> Section | None:
+    """Speed by GPU memory, where the time goes, and what the numbers rest on."""
+    title, plans = "Offload", contents.offload
+    if not plans:
+        reason = contents.missing.get("offload")
+        return Section("offload", title, [f"Not shown: {reason}."], []) if reason else None
+    best = plans[-1]
+    lead = [
+        f"{best.model} in {best.precision} on {best.hardware}, one request at a time, with the "
+        f"experts that do not fit in the host's memory: {speed(best.tok_s)} tokens/s with the "
+        f"whole card and policy {best.policy}, {speed(best.tok_s_low)} to "
+        f"{speed(best.tok_s_high)} over the bands of the rates ({best.provenance}). No policy "
+        f"exceeds {speed(best.tok_s_limit)}.",
+        "A static list never fetches what it misses, the host's CPU computes it; LRU fetches every "
+        "miss. So the policy that hits more may be the slower one.",
+        *([f"The routing is carried over by {best.transfer}."] if best.transfer else []),
+    ]
+    return Section("offload", title, lead, [_plot(plans), _bars(plans), _table(plans), _rest(best)])
+
+
+def speed(value: float) -> str:
+    """Tokens a second to three digits."""
+    return f"{value:.3g}"
+
+
+def _plot(plans: Sequence[OffloadPlan]) -> Plot:
+    card = plans[-1].memory.vram_bytes
+    top = max(max(plan.tok_s_high, plan.tok_s_limit) for plan in plans) * 1.05
+
+    def line(values: Sequence[float]) -> list[tuple[float, float]]:
+        sizes = (plan.memory.vram_bytes / card for plan in plans)
+        return [(size, value / top) for size, value in zip(sizes, values, strict=True)]
+
+    return Plot(
+        id="offload-speed",
+        title="Decode speed by GPU memory",
+        alt="; ".join(
+            f"{held_bytes(plan.memory.vram_bytes)}: {speed(plan.tok_s)} tokens/s" for plan in plans
+        ),
+        x=Axis(
+            "GiB of GPU memory used",
+            [Tick(at * GIB / card, f"{at:g}") for at in axis_ticks(0, card / GIB, 6)],
+        ),
+        y=Axis("tokens/s", [Tick(at / top, f"{at:g}") for at in axis_ticks(0, top, 4)]),
+        series=[
+            *(
+                Series(name, hue, line(values))
+                for (name, values), hue in zip(speeds_by_policy(plans).items(), "ca", strict=True)
+            ),
+            Series("the best, all rates slow", "d", line([p.tok_s_low for p in plans]), "dashed"),
+            Series("the best, all rates fast", "d", line([p.tok_s_high for p in plans]), "dashed"),
+            Series("no policy exceeds", "b", line([plan.tok_s_limit for plan in plans])),
+        ],
+        hover=[(plan.memory.vram_bytes / card, _words(plan)) for plan in plans],
+        caption="Batch 1. What is not experts, the KV cache and a reserve take their place first.",
+    )
+
+
+def _words(plan: OffloadPlan) -> str:
+    head = f"{held_bytes(plan.memory.vram_bytes)}: {plan.slots:,} slots a layer"
+    rows = (
+        f"{row.policy}: {percent(row.hit_ratio)} hits, {speed(row.tok_s)} tokens/s"
+        for row in plan.rows
+    )
+    return "\n".join([head, *rows])
+
+
+def _bars(plans: Sequence[OffloadPlan]) -> Bars:
+    return Bars(
+        id="offload-time",
+        title="Where the time of a token goes, with the best policy",
+        alt="; ".join(f"{held_bytes(p.memory.vram_bytes)}: {p.bound} binds" for p in plans),
+        bars=[
+            Bar(
+                held_bytes(plan.memory.vram_bytes),
+                [
+                    Part(name, hue, plan.share[key], f"{name}: {percent(plan.share[key])}")
+                    for key, (name, hue) in RESOURCES.items()
+                    if plan.share[key]
+                ],
+                f"{plan.policy}: {RESOURCES[plan.bound][0]} binds",
+                True,
+            )
+            for plan in plans
+        ],
+        axis=Axis(
+            "share of the critical path",
+            [Tick(at / 100, f"{at} %", minor=at % 50 != 0) for at in (0, 25, 50, 75, 100)],
+        ),
+        marks=[],
+        caption="What runs beside something longer costs nothing and is not in a bar.",
+    )
+
+
+def _table(plans: Sequence[OffloadPlan]) -> Table:
+    rows = []
+    for row in (row for plan in plans for row in plan.rows):
+        moved = [read_bytes(row.bytes_per_token[name]) for name in ("link", "cpu", "drive")]
+        band = f"{speed(row.tok_s_low)} to {speed(row.tok_s_high)}"
+        rows.append(
+            [
+                held_bytes(row.vram_bytes),
+                f"{row.slots:,}",
+                row.policy,
+                percent(row.hit_ratio),
+                speed(row.tok_s),
+                band,
+                speed(row.tok_s_limit),
+                *moved,
+            ]
+        )
+    return Table(
+        title="Offload as a table",
+        columns=[
+            "GPU memory", "slots a layer", "policy", "hit ratio", "tokens/s", "band",
+            "no policy exceeds",
+            "over the link a token", "by the CPU a token", "from drives a token",
+        ],
+        rows=rows,
+    )  # fmt: skip
+
+
+def _rest(plan: OffloadPlan) -> Table:
+    return Table(
+        title="What the speeds rest on",
+        columns=["assumed"],
+        rows=[[line] for line in plan.assumptions],
+    )
