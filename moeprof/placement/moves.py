@@ -77,7 +77,8 @@ def _refuse_other(placement: Placement, before: Placement) -> None:
 def _by_node(held: NDArray[np.bool_], topology: Topology) -> NDArray[np.bool_]:
     """[layers, nodes, experts] whether any GPU of a node holds an expert."""
     layers, _, experts = held.shape
-    by_node: NDArray[np.bool_] = held.reshape(layers, topology.nodes, -1, experts).any(axis=2)
+    grouped = held.reshape(layers, topology.nodes, -1, experts)
+    by_node: NDArray[np.bool_] = np.logical_or.reduce(grouped, axis=2)
     return by_node
 
 
@@ -128,7 +129,7 @@ def _aligned_row(placement: Placement, before: Placement, layer: int) -> NDArray
     new, old = placement.copies_on_rank[layer] > 0, before.copies_on_rank[layer] > 0
     source = _best_order(new.astype(np.int64) @ old.T.astype(np.int64), topology)
     first, table = topology.first_slot(), placement.physical_to_logical_map[layer]
-    row = np.empty_like(table)
+    row: NDArray[np.int64] = np.empty_like(table)
     for rank, taken in enumerate(source):
         here = slice(first[rank], first[rank + 1])
         held = before.physical_to_logical_map[layer, here].tolist()
@@ -152,7 +153,9 @@ def _best_order(overlap: NDArray[np.int64], topology: Topology) -> NDArray[np.in
     slots = np.array(topology.slots)
     possible = slots[:, None] == slots[None, :]
     blocks = {
-        (new, old): _match(overlap[a : a + size, b : b + size], possible[a : a + size, b : b + size])
+        (new, old): _match(
+            overlap[a : a + size, b : b + size], possible[a : a + size, b : b + size]
+        )
         for new, a in enumerate(range(0, topology.gpus, size))
         for old, b in enumerate(range(0, topology.gpus, size))
     }
@@ -164,9 +167,7 @@ def _best_order(overlap: NDArray[np.int64], topology: Topology) -> NDArray[np.in
     return source
 
 
-def _match(
-    worth: NDArray[np.int64], possible: NDArray[np.bool_]
-) -> tuple[int, NDArray[np.int64]]:
+def _match(worth: NDArray[np.int64], possible: NDArray[np.bool_]) -> tuple[int, NDArray[np.int64]]:
     """The worth of the best matching and, by column, its row; -1 and anything where none is."""
     from scipy.optimize import linear_sum_assignment
 

@@ -86,6 +86,7 @@ def place_online(
     expert_bytes: int | None = None,
     seconds_per_assignment: Quantity | None = None,
     only_if_it_pays: bool = False,
+    max_imbalance: float | None = None,
     seed: int = 0,
     rounds: int = 100,
 ) -> OnlineResult:
@@ -93,8 +94,9 @@ def place_online(
 
     `window` is one interval if None. `expert_bytes` and the links of `topology` give the seconds of
     moves, `seconds_per_assignment` those of waiting; `only_if_it_pays` leaves out a rebalance that
-    on its own window would not save its cost in one interval. Raises InputError for what cannot be
-    cut into two intervals, and as `solve_placement` does.
+    on its own window would not save its cost in one interval. `best` starts from the map in use and
+    stops at `max_imbalance`: the sooner, the fewer experts move. Raises InputError for what cannot
+    be cut into two intervals, and as `solve_placement` does.
     """
     steps = _steps(trace, batch, phase)
     count = len(steps.starts) - 1
@@ -109,26 +111,25 @@ def place_online(
         RoutedIds.of(trace),
         steps,
         parse_share(share),
-        topology,
         expert_bytes,
         seconds_per_assignment,
-        lambda load, before: _solve(load, topology, solver, before, seed, rounds),
+        lambda load, before: _solve(load, before, solver, seed, rounds, max_imbalance),
     )
     starts = list(range(0, count, interval))
-    linear = solve_placement(np.ones((len(trace.layers), trace.experts_per_layer)), topology,
-                             solver="linear")  # fmt: skip
+    even = np.ones((len(trace.layers), trace.experts_per_layer))
+    linear = solve_placement(even, topology, solver="linear")
     maps, rebalances = [linear], []
     for start in starts[1:]:
         after, made = run.rebalance(maps[-1], start, window, interval, only_if_it_pays)
         maps.append(after)
         rebalances.append(made)
-    first = maps[min(1, len(maps) - 1)]
+    kept = {"linear": [linear], "static": [linear, maps[1]], "online": maps}
     loads = {
-        "linear": [run.loads(linear, s, s + interval) for s in starts],
-        "static": [run.loads(m, s, s + interval) for m, s in
-                   zip([linear, *[first] * (len(starts) - 1)], starts, strict=True)],
-        "online": [run.loads(m, s, s + interval) for m, s in zip(maps, starts, strict=True)],
-    }  # fmt: skip
+        name: [
+            run.loads(used[min(i, len(used) - 1)], s, s + interval) for i, s in enumerate(starts)
+        ]
+        for name, used in kept.items()
+    }
     return _result(
         run, rebalances, starts, loads, (interval, window), batch, solver, final=maps[-1]
     )
@@ -142,15 +143,22 @@ def _steps(trace: Trace, batch: int | None, phase: Phase | None) -> Batching:
 
 def _solve(
     load: NDArray[np.int64],
-    topology: Topology,
-    solver: str,
     before: Placement,
+    solver: str,
     seed: int,
     rounds: int,
+    max_imbalance: float | None,
 ) -> Placement:
     """The new map, handed to the GPUs that hold most of it already."""
-    near = before if solver == "best" and not before.duplicates else None
-    fresh = solve_placement(load, topology, solver=solver, seed=seed, rounds=rounds, before=near)
+    fresh = solve_placement(
+        load,
+        before.topology,
+        solver=solver,
+        seed=seed,
+        rounds=rounds,
+        max_imbalance=max_imbalance,
+        before=before if solver == "best" and not before.duplicates else None,
+    )
     return aligned(fresh, before)
 
 
@@ -161,7 +169,6 @@ class _Run:
     ids: RoutedIds
     steps: Batching
     share: Share
-    topology: Topology
     expert_bytes: int | None
     seconds: Quantity | None
     solve: Callable[[NDArray[np.int64], Placement], Placement]

@@ -102,7 +102,7 @@ def place_trace(
         judged = judge_placements(
             trace, {solver: placement}, window=windows.test, batch=batch, seed=seed
         ).judgements[0]
-    plan = Plan(placement, tuple(trace.layers), solver, trace.model.name)
+    plan = Plan(placement, tuple(trace.layers), solver, trace.model.name, windows.fit_load)
     return _result(plan, windows, SplitBy(split), before, traffic, judged)
 
 
@@ -120,7 +120,8 @@ def place_load(
     """
     placement = solve_placement(load, topology, solver=solver, before=before, **solving)
     counts = np.asarray(load)
-    plan = Plan(placement, tuple(range(placement.layers)), solver)
+    whole = np.rint(counts).astype(np.int64)
+    plan = Plan(placement, tuple(range(placement.layers)), solver, load=whole)
     return _result(plan, Windows(counts, counts, None, None), None, before, None, None)
 
 

@@ -11,6 +11,7 @@ from moeprof.report.text.model import model_text, models_text
 from moeprof.report.text.offload import offload_text
 from moeprof.report.text.place_export import plan_export_text
 from moeprof.report.text.placement import placement_text
+from moeprof.report.text.placement_studies import mix_text, online_text, sweep_text
 from moeprof.report.text.prefetch import prefetch_text
 from moeprof.report.text.replay import replays_text, verdict_text
 from moeprof.report.text.report import report_text
@@ -30,9 +31,11 @@ __all__ = [
     "load_text",
     "locality_text",
     "merge_text",
+    "mix_text",
     "model_text",
     "models_text",
     "offload_text",
+    "online_text",
     "placement_text",
     "plan_export_text",
     "prefetch_text",
@@ -40,6 +43,7 @@ __all__ = [
     "projection_text",
     "replays_text",
     "report_text",
+    "sweep_text",
     "synth_text",
     "trace_info_text",
     "verdict_text",
