@@ -77,6 +77,7 @@ def find_rates(cluster: Cluster, *, pinned: bool = True) -> Rates:
     if cluster.host is not None:
         host = cluster.host
         reached = host.figure("memory_bandwidth_effective_bytes_per_s")
+        link = _slower(link, reached)
         cpu = product(reached, constant("cpu_efficiency", host.name))
     if cluster.drive is not None:
         read = cluster.drive.figure("read_bytes_per_s")
@@ -102,6 +103,24 @@ _CONSTANTS = (
     "step_s",
 )
 _LARGE_IS_FAST = ("hbm", "link", "cpu", "drive", "drive_queue_depth", "flops")
+
+
+def _slower(rate: Quantity, limit: Quantity) -> Quantity:
+    """`rate`, but never above `limit`: several links read one memory."""
+    if limit.value >= rate.value:
+        return rate
+    low, high = (_end(rate, "link", end) for end in ("slow", "fast"))
+    least, most = (_end(limit, "link", end) for end in ("slow", "fast"))
+    source = f"{limit.source}, which the links share"
+    provenance = max(rate.provenance, limit.provenance, key=lambda p: p.rank)
+    return Quantity(
+        limit.value,
+        rate.unit,
+        provenance,
+        min(low, least),
+        min(max(high, limit.value), most),
+        source,
+    )
 
 
 def _flops(cluster: Cluster) -> Quantity | None:

@@ -89,7 +89,8 @@ def _lane_starts(
     held, link, cpu, drive, copied = times.lanes
     if not plan.service.overlap:
         in_turn = np.cumsum(np.stack([begun, held, drive, link, copied]), axis=0)
-        return in_turn[np.array([0, 2, 4, 1, 3])]
+        ordered: NDArray[np.float64] = in_turn[np.array([0, 2, 4, 1, 3])]
+        return ordered
     copies = times.copied > 0
     one_copy = copy_seconds(plan.work, speeds, plan.service.apart)
     on_cpu = 0.0 if speeds.cpu is None else plan.work.expert_bytes / speeds.cpu

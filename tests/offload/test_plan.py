@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,32 @@ def test_least_misses_are_those_of_the_best_start_and_pool() -> None:
         )
         assert cold - slots <= least <= cold
         previous = least
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(0, 3))
+def test_least_misses_equal_brute_force(seed: int, slots: int, first: int) -> None:
+    """Over every choice of what to begin with and what to keep after each event."""
+    tiny = MoEModel.from_config(small_config(layers=3, experts=4, top_k=2))
+    trace = Trace.in_memory(tiny, *synthesize_rows(tiny, 12, requests=1, seed=seed))
+    window = Window(Phase.DECODE)
+    decode = trace.phase == Phase.DECODE
+    events = [
+        frozenset((layer, int(expert)) for expert in trace.experts(layer)[row])
+        for row in np.flatnonzero(decode)[first:]
+        for layer in trace.layers
+    ]
+    everything = [(layer, expert) for layer in trace.layers for expert in range(4)]
+    cost = dict.fromkeys(map(frozenset, combinations(everything, slots)), 0)
+    for event in events:
+        after: dict[frozenset[tuple[int, int]], int] = {}
+        for held, paid in cost.items():
+            paid += len(event - held)
+            for kept in map(frozenset, combinations(held | event, slots)):
+                after[kept] = min(after.get(kept, paid), paid)
+        cost = after
+    least = least_misses(trace, window, first, slots)
+    assert least == (min(cost.values()) if events else 0)
 
 
 def test_unpinned_apart_and_one_after_the_other_cost() -> None:

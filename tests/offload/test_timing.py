@@ -106,6 +106,17 @@ def test_arithmetic_of_many_tokens_takes_longer_than_reading() -> None:
     assert many.seconds == 0.125 + max(16 * 0.25 + 2 * each, 21) + 2 * each
 
 
+def test_links_of_many_gpus_share_one_memory() -> None:
+    one, eight = (find_rates(load_hardware(f"{n}xrtx-5090+desktop-ddr5")) for n in (1, 8))
+    reached = (
+        load_hardware("rtx-5090+desktop-ddr5")
+        .part("host")
+        .figure("memory_bandwidth_effective_bytes_per_s")
+    )
+    assert one.link.value < reached.value == eight.link.value
+    assert eight.hbm.value == 8 * one.hbm.value
+
+
 def test_the_mean_hit_ratio_is_not_enough() -> None:
     """Misses that fall together cost more than the same number spread evenly."""
     rates = find_rates(load_hardware("rtx-4090+epyc-9005"))
