@@ -96,8 +96,9 @@ def _traffic(job: Job, best: Line) -> list[str]:
     else:
         lines.append("Caches start empty.")
     if job.carried:
+        recorded = job.recording.trace.model.name
         lines.append(
-            f"The recording is of {job.trace.model.name} and carried over to {job.model.name}: "
+            f"The recording is of {recorded} and carried over to {job.model.name}: "
             f"{METHODS['hit-ratio']}. Everything here is assumed."
         )
     return lines

@@ -18,7 +18,7 @@ from moeprof.offload.rates import find_rates
 from moeprof.offload.results import OffloadPlan
 from moeprof.offload.rows import Job, Line, plan_rows
 from moeprof.offload.timing import Serve, Service, parse_serve
-from moeprof.offload.traffic import Window
+from moeprof.offload.traffic import Recording
 from moeprof.offload.transfer import check_transfer
 from moeprof.trace import Phase, Trace
 
@@ -63,7 +63,7 @@ def plan_offload(
     """
     model, cluster, phase = load_model(model), load_hardware(hardware), _phase(phase)
     job = Job(
-        trace=trace,
+        recording=Recording(trace, phase, fit, max_num_seqs, max_num_batched_tokens),
         model=model,
         cluster=cluster,
         precision=load_precision(precision, model),
@@ -71,7 +71,6 @@ def plan_offload(
         scope=parse_scope(scope),
         contract=find_contract(contract).name,
         service=Service(_served(parse_serve(serve), cluster, phase), overlap, apart),
-        window=Window(phase, fit, max_num_seqs, max_num_batched_tokens),
         carried=check_transfer(trace, model, transfer),
         ram_bytes=ram_bytes,
         context_tokens=_context(trace, context_tokens),
@@ -129,10 +128,10 @@ def _plan(job: Job, lines: list[Line], transfer: str | None, pinned: bool) -> Of
     return OffloadPlan(
         model=job.model.name,
         hardware=job.cluster.name,
-        trace_model=job.trace.model.name,
+        trace_model=job.recording.trace.model.name,
         transfer=transfer if job.carried else None,
         precision=job.precision.name,
-        phase=job.window.phase.name.lower(),
+        phase=job.recording.phase.name.lower(),
         scope=job.scope,
         contract=job.contract,
         serve=job.service.serve,

@@ -15,16 +15,15 @@ from moeprof.offload.rates import Rates
 from moeprof.offload.results import OffloadRow
 from moeprof.offload.stepping import StepTimes, time_steps
 from moeprof.offload.timing import Service
-from moeprof.offload.traffic import Traffic, Window, least_misses, replay_traffic
+from moeprof.offload.traffic import Recording, Traffic, least_misses, replay_traffic
 from moeprof.offload.transfer import carry_over, scaled_slots
 from moeprof.offload.work import DecodeWork, decode_work
-from moeprof.trace import Trace
 
 
 class Job(NamedTuple):
     """What all lines of one plan share."""
 
-    trace: Trace
+    recording: Recording
     model: MoEModel
     cluster: Cluster
     precision: Precision
@@ -32,7 +31,6 @@ class Job(NamedTuple):
     scope: Scope
     contract: str
     service: Service
-    window: Window
     carried: bool  # the trace is of another shape than the model
     ram_bytes: float | None
     context_tokens: int
@@ -48,13 +46,15 @@ class Job(NamedTuple):
     @property
     def sequences(self) -> int:
         """Requests that are given room for KV."""
-        if self.window.max_num_seqs is not None:
-            return self.window.max_num_seqs
-        return int(self.window.requests(self.trace).max(initial=1))
+        if self.recording.max_num_seqs is not None:
+            return self.recording.max_num_seqs
+        return int(self.recording.requests.max(initial=1))
 
     def recorded_slots(self, slots: int, pooled: bool) -> int:
         """`slots` of the model as the same share of the recorded model's experts."""
-        return scaled_slots(slots, self.trace, self.model, pooled) if self.carried else slots
+        return (
+            scaled_slots(slots, self.recording.trace, self.model, pooled) if self.carried else slots
+        )
 
 
 class Line(NamedTuple):
@@ -82,9 +82,8 @@ def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line
     )
     slots = memory.used_slots // (1 if job.pooled else len(job.model.moe_layers))
     traffics = replay_traffic(
-        job.trace,
+        job.recording,
         policies,
-        job.window,
         slots=job.recorded_slots(slots, job.pooled),
         host_slots=job.recorded_slots(memory.host_slots, True) if memory.reads_drive else None,
         scope=job.scope,
@@ -94,7 +93,7 @@ def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line
     least = _least_ratios(job, memory, next(iter(traffics.values())))
     lines = []
     for name, recorded in traffics.items():
-        traffic = carry_over(recorded, job.trace, job.model) if job.carried else recorded
+        traffic = carry_over(recorded, job.recording.trace, job.model) if job.carried else recorded
         work = _work(job, traffic)
         row = _row(job, name, slots, memory, traffic, work, least)
         lines.append(Line(row, memory, traffic, work))
@@ -103,7 +102,7 @@ def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line
 
 def _work(job: Job, traffic: Traffic) -> DecodeWork:
     """Of a mean step: as many requests, and as far into them, as the recording's."""
-    inside = job.trace.position[job.trace.phase == job.window.phase]
+    inside = job.recording.trace.position[job.recording.trace.phase == job.recording.phase]
     reached = min(int(inside.mean()), job.context_tokens)
     work = decode_work(job.model, job.precision, context_tokens=reached, kv_dtype=job.kv_dtype)
     return work.with_sequences(traffic.sequences)
@@ -113,11 +112,11 @@ def _least_ratios(job: Job, memory: OffloadMemory, traffic: Traffic) -> tuple[fl
     """(misses, drive reads) that no policy avoids, over all experts that are needed."""
     first, needed = traffic.fit_steps, max(int(traffic.needed.sum()), 1)
     slots = job.recorded_slots(memory.slots, True)
-    misses = least_misses(job.trace, job.window, first, slots)
+    misses = least_misses(job.recording, first, slots)
     if not memory.reads_drive:
         return misses / needed, 0.0
     both = slots + job.recorded_slots(memory.host_slots, True)
-    return misses / needed, least_misses(job.trace, job.window, first, both) / needed
+    return misses / needed, least_misses(job.recording, first, both) / needed
 
 
 def _row(

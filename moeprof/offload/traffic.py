@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,35 +40,40 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Window:
+class Recording:
     """Which steps of a trace are replayed: those of `phase`, as recorded or batched anew."""
 
+    trace: Trace
     phase: Phase = Phase.DECODE
     fit: float | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int = 8192
 
-    def steps(self, trace: Trace) -> Steps:
+    @cached_property
+    def steps(self) -> Steps:
         """As `replay_cache` finds them."""
         if self.max_num_seqs is None:
-            return find_steps(trace, self.phase)
-        return rebatched_steps(trace, self.max_num_seqs, self.max_num_batched_tokens, self.phase)
+            return find_steps(self.trace, self.phase)
+        return rebatched_steps(
+            self.trace, self.max_num_seqs, self.max_num_batched_tokens, self.phase
+        )
 
-    def requests(self, trace: Trace) -> Counts:
+    @cached_property
+    def requests(self) -> Counts:
         """[steps] distinct requests of every step."""
-        steps = self.steps(trace)
-        request = trace.request if steps.keep is None else trace.request[steps.keep]
-        if steps.order is not None:
-            request = trace.request[steps.order]
-        step = np.repeat(np.arange(len(steps.starts) - 1), np.diff(steps.starts))
-        pairs = np.unique(np.stack([step, request[: len(step)]]), axis=1)
-        return np.bincount(pairs[0])
+        keep, starts, order = self.steps
+        request = self.trace.request.astype(np.int64)
+        if order is not None or keep is not None:
+            request = request[order if order is not None else keep]
+        step = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        base = int(request.max(initial=0)) + 1
+        pairs = np.unique(step * base + request[: len(step)])
+        return np.bincount(pairs // base, minlength=len(starts) - 1)
 
 
 def replay_traffic(
-    trace: Trace,
+    recording: Recording,
     policies: Sequence[str],
-    window: Window,
     *,
     slots: int,
     host_slots: int | None = None,
@@ -80,38 +86,39 @@ def replay_traffic(
     `host_slots` experts of all layers fit in host memory, None: all. No slots: all is missed.
     """
     replays = replay_cache(
-        trace,
+        recording.trace,
         policy=list(policies),
         slots=max(slots, 1),
         scope=scope,
         contract=contract,
         events=True,
         miss_stream=host_slots is not None and slots > 0,
-        phase=window.phase,
-        fit=window.fit,
+        phase=recording.phase,
+        fit=recording.fit,
         seed=seed,
-        max_num_seqs=window.max_num_seqs,
-        max_num_batched_tokens=window.max_num_batched_tokens,
+        max_num_seqs=recording.max_num_seqs,
+        max_num_batched_tokens=recording.max_num_batched_tokens,
     )
-    whole = None if slots or host_slots is None else _all_missed(trace, window)
-    sequences = float(window.requests(trace)[replays.fit_steps :].mean())
+    whole = None if slots or host_slots is None else _all_missed(recording)
+    sequences = float(recording.requests[replays.fit_steps :].mean())
     return {
         row.policy: _traffic(row, replays, slots, whole or row.miss_stream, host_slots, sequences)
         for row in replays.rows
     }
 
 
-def least_misses(trace: Trace, window: Window, first: int, slots: int) -> int:
+def least_misses(recording: Recording, first: int, slots: int) -> int:
     """Misses of the steps from `first` on that no policy and no sharing of `slots` can avoid.
 
     Belady with bypass over one pool of all layers, which may begin with whatever is best: a step
     before the first, not counted, offers every expert.
     """
+    trace = recording.trace
     experts, layers = trace.experts_per_layer, len(trace.layers)
     if slots < 1:
-        return int(_all_missed(trace, window).counts[:, first:].sum())
+        return int(_all_missed(recording).counts[:, first:].sum())
     chunks = [_every_expert(layers, experts, trace.top_k)]
-    for chunk in event_chunks(trace, trace.layers, window.steps(trace)):
+    for chunk in event_chunks(trace, trace.layers, recording.steps):
         later = _from_step(chunk, first)
         if later is not None:
             chunks.append(later)
@@ -146,11 +153,11 @@ def _traffic(
     )
 
 
-def _all_missed(trace: Trace, window: Window) -> MissStream:
+def _all_missed(recording: Recording) -> MissStream:
     """The stream below a cache that holds nothing."""
-    steps = window.steps(trace)
+    trace = recording.trace
     cell = Cell("fifo", 0, Scope.GLOBAL, ATOMIC)
-    chunks = list(event_chunks(trace, trace.layers, steps))
+    chunks = list(event_chunks(trace, trace.layers, recording.steps))
     layers, experts = len(trace.layers), trace.experts_per_layer
     return _run(cell, chunks, layers, experts, 0, first=0, stream=True)[1]
 

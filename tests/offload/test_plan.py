@@ -19,7 +19,7 @@ from moeprof.hardware import load_hardware
 from moeprof.model import MoEModel, weight_bytes
 from moeprof.offload import find_rates, plan_offload
 from moeprof.offload.memory import plan_memory
-from moeprof.offload.traffic import Window, least_misses
+from moeprof.offload.traffic import Recording, least_misses
 from moeprof.trace import Phase, Trace, synthesize_rows
 from tests.conftest import small_config
 
@@ -154,13 +154,13 @@ def test_a_faster_link_is_never_slower() -> None:
 def test_least_misses_are_those_of_the_best_start_and_pool() -> None:
     """Brute force: with as many slots as are ever needed nothing is missed; with none, all is."""
     trace = one_user(60)
-    window = Window(Phase.DECODE)
-    steps = len(window.steps(trace).starts) - 1
-    assert least_misses(trace, window, 0, 48) == 0
-    assert least_misses(trace, window, 0, 0) == steps * 9
+    recording = Recording(trace)
+    steps = len(recording.steps.starts) - 1
+    assert least_misses(recording, 0, 48) == 0
+    assert least_misses(recording, 0, 0) == steps * 9
     previous = steps * 9
     for slots in range(1, 48, 6):
-        least = least_misses(trace, window, 0, slots)
+        least = least_misses(recording, 0, slots)
         assert least <= previous
         cold = (
             replay_cache(
@@ -179,7 +179,7 @@ def test_least_misses_equal_brute_force(seed: int, slots: int, first: int) -> No
     """Over every choice of what to begin with and what to keep after each event."""
     tiny = MoEModel.from_config(small_config(layers=3, experts=4, top_k=2))
     trace = Trace.in_memory(tiny, *synthesize_rows(tiny, 12, requests=1, seed=seed))
-    window = Window(Phase.DECODE)
+    recording = Recording(trace)
     decode = trace.phase == Phase.DECODE
     events = [
         frozenset((layer, int(expert)) for expert in trace.experts(layer)[row])
@@ -195,7 +195,7 @@ def test_least_misses_equal_brute_force(seed: int, slots: int, first: int) -> No
             for kept in map(frozenset, combinations(held | event, slots)):
                 after[kept] = min(after.get(kept, paid), paid)
         cost = after
-    least = least_misses(trace, window, first, slots)
+    least = least_misses(recording, first, slots)
     assert least == (min(cost.values()) if events else 0)
 
 
