@@ -1,5 +1,6 @@
 """Which GPU holds which expert: solvers, their judge, and the engines' own map files."""
 
+from moeprof.placement.annealing import Aim
 from moeprof.placement.bounds import lower_bound, lower_bound_by_layer
 from moeprof.placement.place import PlacementResult, place_load, place_trace, read_load
 from moeprof.placement.placement import Placement
@@ -11,6 +12,7 @@ from moeprof.placement.traffic import Traffic, measure_traffic
 
 __all__ = [
     "SOLVERS",
+    "Aim",
     "Placement",
     "PlacementResult",
     "Plan",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from moeprof.analysis.counting import count_assignments
 from moeprof.errors import InputError
 from moeprof.placement.bounds import lower_bound
 from moeprof.placement.placement import Placement
@@ -20,6 +21,8 @@ from moeprof.placement.traffic import COMBINE_BYTES, DISPATCH_BYTES, Traffic, me
 from moeprof.placement.windows import SplitBy, Windows, split_windows
 from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Trace
+
+WINDOWS = 16  # that the window of the fit is divided into, for solvers that even them out
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def place_trace(
         seed=seed,
         before=before,
         expert_bytes=_expert_bytes(trace, precision),
-        routing=None if windows.fit is None else routing_of(trace, windows.fit),
+        **_observed(trace, windows),
         **solving,
     )
     traffic = judged = None
@@ -172,6 +175,20 @@ def _expert_bytes(trace: Trace, precision: str) -> int | None:
     if trace.model.tensors:
         return trace.model.bytes_per_expert(precision)
     return max((trace.manifest.expert_bytes or {}).values(), default=None)
+
+
+def _observed(trace: Trace, windows: Windows) -> dict[str, Any]:
+    """What solvers may learn from beside the sum: tokens, and loads of parts of the time."""
+    if windows.fit is None:
+        return {}
+    rows = np.flatnonzero(windows.fit)
+    parts = min(WINDOWS, len(rows))
+    part = np.full(trace.tokens, parts, np.int32)
+    part[rows] = np.arange(len(rows)) * parts // len(rows)
+    return {
+        "routing": routing_of(trace, windows.fit),
+        "windows": count_assignments(trace, part, parts + 1)[:parts],
+    }
 
 
 def routing_of(trace: Trace, window: NDArray[np.bool_]) -> list[NDArray[np.unsignedinteger]]:

@@ -6,6 +6,7 @@ from moeprof.placement.solvers.eplb import eplb
 from moeprof.placement.solvers.orders import linear, random, round_robin
 from moeprof.placement.solvers.problem import Map, Problem
 from moeprof.placement.solvers.search import best, greedy
+from moeprof.placement.solvers.traffic import coactivation, node_aware
 
 SOLVERS: dict[str, Callable[[Problem], Map]] = {
     "linear": linear,
@@ -14,6 +15,8 @@ SOLVERS: dict[str, Callable[[Problem], Map]] = {
     "eplb": eplb,
     "greedy": greedy,
     "best": best,
+    "coactivation": coactivation,
+    "node_aware": node_aware,
 }
 
 __all__ = ["SOLVERS", "Map", "Problem"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.placement.annealing import Aim
 from moeprof.placement.placement import Placement
 from moeprof.placement.topology import Topology
 
@@ -25,9 +26,11 @@ class Problem:
     topology: Topology
     seed: int = 0
     groups: int = 1  # of experts, for EPLB's hierarchical mode
-    rounds: int = 100  # perturbations of each layer's search
+    rounds: int = 100  # length of each layer's search
     max_imbalance: float | None = None  # what is good enough
     before: Placement | None = None  # the map in use
+    windows: NDArray[np.float64] | None = None  # [windows, layers, experts] what load sums
+    aim: Aim | None = None  # what an annealing solver weighs; None: its own
     routing: Sequence[NDArray[np.integer]] | None = None  # [tokens, top_k] ids of each layer
 
     @property

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.placement.annealing import Aim, anneal_map
 from moeprof.placement.bounds import lower_bound_by_layer
 from moeprof.placement.solvers.problem import Map, Problem
 from moeprof.placement.topology import Topology
+
+_PROPOSALS = 200  # of the annealer, a round
 
 if TYPE_CHECKING:
     from moeprof.placement.solvers.kernels import Layer
@@ -24,27 +27,54 @@ def best(problem: Problem) -> Map:
     """Replica counts and packing together: `greedy`, then iterated local search.
 
     With `max_imbalance` the search stops there. With a map `before` it starts from that map, and
-    so moves little; else from `greedy`.
+    so moves little; else from `greedy`. With `windows` of the load, or an `aim`, it is then
+    annealed: toward even loads in every window, which keeps better than an even sum.
     """
-    from moeprof.placement.solvers.kernels import improve
-
-    enough = _enough(problem)
+    enough = enough_load(problem, problem.max_imbalance or 1.0)
+    aim = problem.aim or (Aim() if problem.windows is not None and problem.before is None else None)
 
     def solve(row: int) -> NDArray[np.int64]:
-        layer = _start(problem, row)
-        improve(layer, problem.rounds, enough[row], problem.seed * problem.layers + row)
-        return layer.slot
+        slot = balanced(problem, row, enough[row]).slot
+        return slot if aim is None else annealed(problem, row, slot, aim)
 
     return problem.by_layer(solve)
 
 
-def _enough(problem: Problem) -> NDArray[np.float64]:
-    """[layers] the load of the busiest GPU at which a search may stop."""
+def balanced(problem: Problem, row: int, enough: float) -> Layer:
+    """One layer, searched until its busiest GPU is at `enough` or the rounds are over."""
+    from moeprof.placement.solvers.kernels import improve
+
+    layer = _start(problem, row)
+    improve(layer, problem.rounds, enough, seed_of(problem, row))
+    return layer
+
+
+def annealed(problem: Problem, row: int, slot: NDArray[np.int64], aim: Aim) -> NDArray[np.int64]:
+    """[slots] one layer, annealed from the map `slot`."""
+    windows = problem.load[None] if problem.windows is None else problem.windows
+    before = problem.before
+    return anneal_map(
+        slot,
+        windows[:, row],
+        problem.topology,
+        aim,
+        proposals=_PROPOSALS * problem.rounds,
+        seed=seed_of(problem, row),
+        tokens=None if problem.routing is None else problem.routing[row],
+        before=None if before is None else before.physical_to_logical_map[row],
+    )
+
+
+def seed_of(problem: Problem, row: int) -> int:
+    """Of one layer's random numbers, below 2^32."""
+    return (problem.seed * problem.layers + row) % 2**32
+
+
+def enough_load(problem: Problem, imbalance: float) -> NDArray[np.float64]:
+    """[layers] what a GPU may have at `imbalance`; the lower bound where that is more."""
     bound = lower_bound_by_layer(problem.load, problem.topology)
-    if problem.max_imbalance is None:
-        return bound
     mean = problem.load.sum(axis=1) / problem.topology.gpus
-    enough: NDArray[np.float64] = np.maximum(bound, problem.max_imbalance * mean)
+    enough: NDArray[np.float64] = np.maximum(bound, imbalance * mean)
     return enough
 
 

@@ -14,7 +14,8 @@ from moeprof.errors import InputError
 from moeprof.placement import SOLVERS, Topology, lower_bound, lower_bound_by_layer, solve_placement
 from tests.placement.maps import loads, placements, slow_rank_load
 
-DISTINCT = [name for name in SOLVERS if name != "eplb"]
+NEED_TOKENS = ("coactivation", "node_aware")
+DISTINCT = [name for name in SOLVERS if name not in ("eplb", *NEED_TOKENS)]
 
 
 @st.composite
@@ -159,6 +160,20 @@ def test_what_cannot_be_placed_is_refused_in_a_line(
         with pytest.raises(InputError, match=words) as caught:
             call(load, topology)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("solver", NEED_TOKENS)
+def test_solvers_of_traffic_need_tokens(solver: str) -> None:
+    with pytest.raises(InputError, match="needs tokens, not counts alone"):
+        solve_placement(np.ones((2, 4)), Topology((2, 2), nodes=2), solver=solver)
+
+
+def test_windows_of_another_shape_are_refused() -> None:
+    load, topology = np.ones((2, 4)), Topology((2, 2))
+    with pytest.raises(InputError, match=r"windows of shape \(2, 4\) for a load of shape"):
+        solve_placement(load, topology, windows=load)
+    with pytest.raises(InputError, match="negative"):
+        solve_placement(load, topology, windows=np.stack([-load, 3 * load]))
 
 
 def test_other_wrong_arguments_are_refused() -> None:
