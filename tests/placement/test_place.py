@@ -22,9 +22,9 @@ FOUR = Topology.even(4, 20, nodes=2)
 
 
 def test_the_map_is_fitted_on_one_window_and_judged_on_the_other(trace: Trace) -> None:
-    found = place_trace(trace, FOUR, split="request", fit=0.4, seed=3)
+    found = place_trace(trace, FOUR, solver="greedy", split="request", fit=0.4, seed=3)
     windows = split_windows(trace, by="request", fit=0.4, seed=3)
-    placement = solve_placement(windows.fit_load, FOUR, seed=3)
+    placement = solve_placement(windows.fit_load, FOUR, solver="greedy")
     assert (found.physical_to_logical_map == placement.physical_to_logical_map).all()
     assert found.imbalance_fit == placement.imbalance(windows.fit_load)
     assert found.imbalance_test == placement.imbalance(windows.test_load)
@@ -63,8 +63,19 @@ def test_memory_that_slots_do_not_fit_is_infeasible(trace: Trace) -> None:
 
 def test_the_shipped_recording_is_balanced_on_both_windows() -> None:
     found = place_trace(open_trace(SHIPPED), Topology.even(8, 72))
-    assert found.imbalance_fit < 1.001
+    assert found.imbalance_fit < 1.02
     assert found.imbalance_fit < found.imbalance_test < found.imbalance_test_linear
+
+
+@pytest.mark.parametrize("by", ["time", "request"])
+def test_the_steps_to_come_wait_less_than_with_eplb(by: str) -> None:
+    trace = open_trace(SHIPPED)
+    ours, theirs = (
+        place_trace(trace, Topology.even(8, 72), solver=solver, split=by).steps
+        for solver in ("best", "eplb")
+    )
+    assert ours is not None and theirs is not None
+    assert ours.step_imbalance.value < theirs.step_imbalance.value
 
 
 def test_a_load_is_judged_on_itself() -> None:
