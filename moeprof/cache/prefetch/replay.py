@@ -17,12 +17,13 @@ from moeprof.cache.prefetch.demand import Demand, bounded_chunks, gather_demand
 from moeprof.cache.prefetch.link import Link, make_link
 from moeprof.cache.prefetch.predictors.names import (
     PREDICTORS,
+    Predictor,
     Question,
     choose_predictors,
     make_predictor,
 )
 from moeprof.cache.prefetch.results import PrefetchReplay, PrefetchReplays
-from moeprof.cache.requests import Scope, expert_sizes, parse_scope, slot_counts
+from moeprof.cache.requests import Scope, expert_sizes, known_bytes, parse_scope, slot_counts
 from moeprof.errors import InputError
 from moeprof.trace import Phase, Trace
 
@@ -70,6 +71,8 @@ def replay_prefetch(
     names, scope = choose_predictors(predictor), _checked_scope(scope)
     _check_policy(policy)
     sizes = expert_sizes(trace, precision, expert_bytes)
+    if known_bytes(trace, expert_bytes) is not None:
+        precision = "stated"
     counts = slot_counts(
         trace, scope, [slots] if isinstance(slots, int) else list(slots),
         [fraction] if isinstance(fraction, float | int) else list(fraction),
@@ -87,11 +90,21 @@ def replay_prefetch(
     question = Question(trace, steps, demand, first, lookahead, width, recall, seed)
     link = make_link(link_experts_per_layer, hardware, layer_ms, sizes)
     job = _Job(question, link, sizes, policy, scope, events)
-    tasks = [(name, counts) for name in [NONE, *names]]
+    nobody = make_predictor("oracle", question._replace(width=0))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = [row for part in pool.map(lambda task: _rows(job, *task), tasks) for row in part]
+        made = dict(zip(names, pool.map(lambda name: _made(name, question), names), strict=True))
+        refused = {name: one for name, one in made.items() if isinstance(one, InputError)}
+        if refused and predictor != "all":
+            raise next(iter(refused.values()))
+        tasks: list[tuple[str, Any]] = [
+            (NONE, nobody),
+            *((n, p) for n, p in made.items() if n not in refused),
+        ]
+        parts = pool.map(lambda task: _rows(job, task[0], task[1], counts), tasks)
+        rows = [row for part in parts for row in part]
     return PrefetchReplays(
         rows=rows,
+        left_out={name: str(why) for name, why in refused.items()},
         width=width,
         lookahead=lookahead,
         link_experts_per_layer=link.rate,
@@ -176,16 +189,21 @@ class _Counted(NamedTuple):
     stalls: NDArray[np.float64] | None
 
 
-def _rows(job: _Job, name: str, counts: list[int]) -> list[PrefetchReplay]:
+def _made(name: str, question: Question) -> Predictor | InputError:
+    """The predictor, or why there can be none."""
+    try:
+        return make_predictor(name, question)
+    except InputError as why:
+        return why
+
+
+def _rows(job: _Job, name: str, predictor: Any, counts: list[int]) -> list[PrefetchReplay]:
     """One predictor at every size, in one pass over what it names."""
     from moeprof.cache.prefetch.kernels import compiled
     from moeprof.cache.prefetch.predictors.kernels import judge
 
     question, demand = job.question, job.question.demand
-    if name == NONE:
-        question = question._replace(width=0)
-    predictor = make_predictor("oracle" if name == NONE else name, question)
-    caches = [_Cache(job, slots, question.width) for slots in counts]
+    caches = [_Cache(job, slots, 0 if name == NONE else question.width) for slots in counts]
     named = np.zeros(3, np.int64)
     first = question.learned_steps * demand.layers
     loop = compiled(load_policy(job.policy))

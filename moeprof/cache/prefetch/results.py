@@ -63,6 +63,7 @@ class PrefetchReplays(Result):
     """All that one call replayed, over the same accesses; the first rows are without prefetch."""
 
     rows: list[PrefetchReplay]
+    left_out: dict[str, str]  # predictors that this recording does not allow, and why
     width: int  # experts named an event
     lookahead: int  # events between naming and needing
     link_experts_per_layer: Quantity | None  # experts moved while a layer computes; None: at once

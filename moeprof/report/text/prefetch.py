@@ -15,10 +15,11 @@ def prefetch_text(replays: PrefetchReplays) -> str:
     tokens = counted(
         replays.tokens, "token" if replays.phase == "all" else f"{replays.phase} token"
     )
+    scope = "in all" if replays.rows[0].scope is Scope.GLOBAL else "per layer"
     head = (
         f"{tokens} in {replays.steps:,} steps, after {replays.fit_steps:,} steps that were learned "
         f"on; {counted(replays.width, 'expert')} named {counted(replays.lookahead, 'layer')} "
-        f"ahead, policy {replays.rows[0].policy}"
+        f"ahead, policy {replays.rows[0].policy}, slots {scope}"
     )
     if replays.max_num_seqs is not None:
         head += f", {counted(replays.max_num_seqs, 'request')} at a time"
@@ -37,9 +38,8 @@ def prefetch_text(replays: PrefetchReplays) -> str:
 
 
 def _columns(replays: PrefetchReplays) -> list[str]:
-    slots = "slots in all" if replays.rows[0].scope is Scope.GLOBAL else "slots/layer"
     waits = ["waits/token"] if replays.link_experts_per_layer else []
-    return ["predictor", slots, "hits", "precision", "recall", "moved/token", *waits]
+    return ["predictor", "slots", "hits", "precision", "recall", "moved/token", *waits]
 
 
 def _row(row: PrefetchReplay, replays: PrefetchReplays) -> list[str]:
@@ -81,4 +81,5 @@ def _rules(replays: PrefetchReplays) -> list[str]:
         "or left over unused. Dropped: never begun. Polluting: misses of what a prefetch evicted "
         "for something that was not used since."
     )
+    said += [f"Left out, {name}: {why}." for name, why in replays.left_out.items()]
     return [wrapped(words), wrapped(ends), *(wrapped(line, indent="  ", first="") for line in said)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 Names = list[list[int]]  # for every event, the experts named for a later one
 
@@ -218,3 +220,71 @@ def followed(
                 for layer in range(lookahead):
                     source = layers - lookahead + layer
                     yield source, seen[1][source], token[layer]
+
+
+def activation_matrix(
+    steps: list[list[list[list[int]]]],
+    requests: list[list[int]],
+    lookahead: int,
+    width: int,
+    fit: int,
+    size: int,
+) -> list[list[list[int]]]:
+    """For every event, all that may be named: learned matrices may be equally alike."""
+    layers = len(steps[0])
+    until = {who: number for number, step in enumerate(requests) for who in step}
+    matrices: dict[int, list[list[int]]] = {}
+    learned: dict[int, list[list[int]]] = {}
+    allowed = []
+    for step, present in zip(steps, requests, strict=True):
+        for layer in range(layers):
+            for who, token in zip(present, step[layer], strict=True):
+                matrix = matrices.setdefault(who, [[0] * size for _ in range(layers)])
+                for expert in token:
+                    matrix[layer][expert] += 1
+        learned |= {who: matrices[who] for who in present if until[who] < fit}
+    matrices = {}
+    for step, present in zip(steps, requests, strict=True):
+        for layer in range(layers):
+            for who, token in zip(present, step[layer], strict=True):
+                matrix = matrices.setdefault(who, [[0] * size for _ in range(layers)])
+                for expert in token:
+                    matrix[layer][expert] += 1
+            target = (layer + lookahead) % layers
+            shares = [
+                most_alike(matrices[who], list(learned.values()), target)
+                for who in dict.fromkeys(present)
+            ]
+            sums = {tuple(map(sum, zip(*one, strict=True))) for one in product(*shares)}
+            allowed.append([ranked(dict(enumerate(one)), width) for one in sums])
+    return allowed
+
+
+def most_alike(
+    matrix: list[list[int]], learned: list[list[list[int]]], layer: int
+) -> set[tuple[float, ...]]:
+    """Shares of `layer` in the learned matrices with the highest sum of cosines."""
+
+    def cosine(a: list[int], b: list[int]) -> float:
+        norm = math.sqrt(sum(x * x for x in a) * sum(x * x for x in b))
+        return sum(x * y for x, y in zip(a, b, strict=True)) / norm if norm else 0.0
+
+    sums = [sum(map(cosine, matrix, other)) for other in learned]
+    near = [one for one, total in zip(learned, sums, strict=True) if total > max(sums) - 1e-9]
+    return {tuple(count / max(sum(one[layer]), 1) for count in one[layer]) for one in near}
+
+
+def next_gate(
+    chosen: list[list[list[list[int]]]], weights: list[list[list[list[float]]]], width: int
+) -> Names:
+    """chosen[step][layer] and weights: each token's experts of the next layer; none at the last."""
+    named = []
+    for step, heavy in zip(chosen, weights, strict=True):
+        for tokens, parts in zip(step, heavy, strict=True):
+            score: dict[int, float] = {}
+            for token, part in zip(tokens, parts, strict=True):
+                for expert, weight in zip(token, part, strict=True):
+                    score[expert] = score.get(expert, 0.0) + weight
+            named.append(ranked(dict(sorted(score.items())), width))
+        named.append([])
+    return named

@@ -16,7 +16,7 @@ from moeprof.cache.prefetch.demand import bounded_chunks, gather_demand
 from moeprof.cache.prefetch.predictors.names import Question, make_predictor
 from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
-from moeprof.trace import Trace, open_trace, synthesize_rows
+from moeprof.trace import TokenRows, Trace, open_trace, synthesize_rows
 from tests.analysis.damage import with_foreign_id
 from tests.cache.prefetch import oracles
 from tests.conftest import small_config
@@ -28,12 +28,19 @@ SCOPES = st.sampled_from(["layer", "global"])
 LINKS = st.sampled_from([None, 0.3, 1.0, 1.5, 4.0])
 
 
-def made_up(seed: int, tokens: int = 40, batch: int = 1) -> Trace:
-    """Three MoE layers of nine experts, top-2, `batch` requests of one token a step."""
+def made_up(seed: int, tokens: int = 48, batch: int = 1) -> Trace:
+    """Three MoE layers of nine experts, top-2, `batch` tokens a step, two of a request at most;
+    requests last four steps. What the next layer's router sees is made up as well.
+    """
     model = MoEModel.from_config(small_config(layers=LAYERS + 1, experts=EXPERTS, top_k=TOP_K))
     rows, requests = synthesize_rows(model, tokens, seed=seed, prefill=0.0)
     rows.step[:] = np.arange(tokens) // batch
-    rows.request[:] = np.arange(tokens) % batch
+    rows.request[:] = rows.step // 4 * batch + np.arange(tokens) % batch // 2
+    rng = np.random.default_rng(seed)
+    shape = (tokens, LAYERS - 1, EXPERTS)
+    seen = rng.random(shape).argsort(axis=2)[:, :, :TOP_K].astype(np.uint8)
+    weights = (rng.integers(1, 1024, seen.shape) / 1024).astype(np.float16)  # sums are exact
+    rows = TokenRows(**{**vars(rows), "next_experts": seen, "next_weights": weights})
     return Trace.in_memory(model, rows, requests)
 
 
@@ -89,6 +96,21 @@ def test_predictors_are_their_definitions(
     assert names("oracle", asked) == [event[:width] for event in coming]
     expected = oracles.markov(steps, requests, lookahead, width, fit, EXPERTS)
     assert names("markov", asked) == expected
+    near = oracles.activation_matrix(steps, requests, lookahead, width, fit, EXPERTS)
+    assert all(
+        one in allowed for one, allowed in zip(names("activation-matrix", asked), near, strict=True)
+    )
+    if lookahead == 1:
+        assert names("next-gate", asked) == oracles.next_gate(*seen_ahead(trace), width)
+
+
+def seen_ahead(trace: Trace) -> tuple[list[list[list[list[int]]]], list[list[list[list[float]]]]]:
+    """What the next layer's router sees and its weights, by step and layer."""
+    steps = sorted(set(trace.step.tolist()))
+    chosen = [trace.next_experts(layer) for layer in trace.layers[:-1]]
+    weights = [trace.next_weights(layer) for layer in trace.layers[:-1]]
+    by_step = [[layer[trace.step == step].tolist() for layer in chosen] for step in steps]
+    return by_step, [[layer[trace.step == step].tolist() for layer in weights] for step in steps]
 
 
 @settings(max_examples=80)
@@ -113,6 +135,7 @@ def test_the_loop_is_the_slow_replay_event_by_event(
     link: float | None,
 ) -> None:
     trace = made_up(seed, batch=batch)
+    lookahead = 1 if predictor == "next-gate" else lookahead
     slots *= LAYERS if scope == "global" else 1
     asked = question(trace, lookahead, width)
     expected = oracles.Replayed(
@@ -168,6 +191,7 @@ def test_every_policy_conserves_fetches_and_without_them_is_the_plain_replay(
     link: float | None,
 ) -> None:
     trace = made_up(seed, batch=batch)
+    lookahead = 1 if predictor == "next-gate" else lookahead
     replays = replay_prefetch(
         trace, predictor=predictor, slots=slots, policy=policy, lookahead=lookahead, scope=scope,
         link_experts_per_layer=link, events=True,
@@ -295,6 +319,8 @@ def test_a_machine_gives_the_rate_and_its_band() -> None:
         ({"width": 10}, "width 10: 0 to 9"),
         ({"lookahead": 4}, "lookahead 4: 1 to 3"),
         ({"lookahead": 0}, "lookahead 0"),
+        ({"predictor": "next-gate", "lookahead": 2}, "one layer ahead"),
+        ({"predictor": "activation-matrix", "fit": 0.05}, "give a larger --fit"),
         ({"recall": 1.1}, "recall 1.1"),
         ({"fit": 1.0}, "fit 1.0"),
         ({"scope": "quota"}, "not quota"),
@@ -311,6 +337,17 @@ def test_what_cannot_be_replayed_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(InputError, match=words):
         replay_prefetch(made_up(0), slots=4, **options)  # type: ignore[arg-type]
+
+
+def test_all_leaves_out_what_the_recording_does_not_allow_and_says_why() -> None:
+    trace = made_up(0)
+    assert not replay_prefetch(trace, predictor="all", slots=4).left_out
+    ahead = replay_prefetch(trace, predictor="all", slots=4, lookahead=2)
+    assert list(ahead.left_out) == ["next-gate"]
+    shown = [name for name in PREDICTORS if name != "next-gate"]
+    assert [row.predictor for row in ahead.rows] == ["none", *shown]
+    with pytest.raises(InputError, match="record with --next-layer"):
+        replay_prefetch(open_trace(SHIPPED), predictor="next-gate", slots=4)
 
 
 def test_an_id_that_names_no_expert_is_refused() -> None:

@@ -7,9 +7,14 @@ are those of `demand.Demand`, which has seen to it that every id names an expert
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from moeprof.cache.prefetch.predictors.similar import Alike
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -125,6 +130,117 @@ def name_by_transitions(
             for other in range(size):
                 score[other] += tokens[place] * followed[other]
         take_best(score, ids, named[index])
+
+
+@njit(cache=True, nogil=True)
+def count_by_request(
+    experts: NDArray[np.unsignedinteger],
+    recorded: NDArray[np.bool_],
+    place: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> None:
+    """Add the rows of experts [layers, rows, k] to counts [places, layers, experts]; place [rows]
+    is -1 for rows that are not counted.
+    """
+    layers, rows, _ = experts.shape
+    for layer in range(layers):
+        for row in range(rows):
+            if place[row] >= 0 and recorded[layer, row]:
+                for expert in experts[layer, row]:
+                    counts[place[row], layer, expert] += 1
+
+
+@njit(cache=True, nogil=True)
+def name_by_likeness(
+    experts: NDArray[np.unsignedinteger],
+    recorded: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    place: NDArray[np.int64],
+    begins: NDArray[np.bool_],
+    lookahead: int,
+    unit: NDArray[np.float64],
+    share: NDArray[np.float64],
+    alike: Alike,
+    named: NDArray[np.int32],
+) -> None:
+    """What the learned requests used that are most like the step's: experts [layers, rows, k].
+
+    place [rows] is the row's request in `alike`, which is carried from chunk to chunk; begins
+    [rows] marks a request's first row. unit [layers, experts, learned], share [learned, layers,
+    experts].
+    """
+    layers, _, _ = experts.shape
+    size = unit.shape[1]
+    ids = np.arange(size).astype(np.uint16)
+    score = np.empty(size)
+    seen = np.full(alike.total.shape[0], -1, np.int64)
+    for step in range(starts.shape[0] - 1):
+        for row in range(starts[step], starts[step + 1]):
+            if begins[row]:
+                alike.matrix[place[row]] = 0
+                alike.dot[place[row]] = 0
+                alike.cosine[place[row]] = 0
+                alike.total[place[row]] = 0
+        for layer in range(layers):
+            event = step * layers + layer
+            score[:] = 0
+            for row in range(starts[step], starts[step + 1]):
+                if recorded[layer, row]:
+                    _add_token(experts[layer, row], layer, place[row], unit, alike)
+            for row in range(starts[step], starts[step + 1]):
+                who = place[row]
+                if seen[who] != event:
+                    seen[who] = event
+                    best = _most_alike(layer, who, alike)
+                    score += share[best, (layer + lookahead) % layers]
+            take_best(score, ids, named[event])
+
+
+@njit(cache=True, nogil=True)
+def _add_token(
+    experts: NDArray[np.unsignedinteger],
+    layer: int,
+    who: int,
+    unit: NDArray[np.float64],
+    alike: Alike,
+) -> None:
+    """One more token of request `who` uses `experts` of `layer`."""
+    for expert in experts:
+        alike.matrix[who, layer, expert] += 1
+        alike.dot[who, layer] += unit[layer, expert]
+
+
+@njit(cache=True, nogil=True)
+def _most_alike(layer: int, who: int, alike: Alike) -> int:
+    """The learned request most like `who`, whose row of `layer` is new."""
+    norm = 0.0
+    for count in alike.matrix[who, layer]:
+        norm += float(count) * count
+    if norm > 0:
+        cosine = alike.dot[who, layer] / np.sqrt(norm)
+        alike.total[who] += cosine - alike.cosine[who, layer]
+        alike.cosine[who, layer] = cosine
+    return int(np.argmax(alike.total[who]))
+
+
+@njit(cache=True, nogil=True)
+def name_by_weight(
+    experts: NDArray[np.unsignedinteger],
+    weights: NDArray[np.float64],
+    recorded: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    size: int,
+    named: NDArray[np.int32],
+) -> None:
+    """The experts with the highest sums of weights, of one layer: experts and weights [rows, k]."""
+    ids = np.arange(size).astype(np.uint16)
+    score = np.empty(size)
+    for step in range(starts.shape[0] - 1):
+        score[:] = 0
+        for row in range(starts[step], starts[step + 1]):
+            for slot in range(experts.shape[1] if recorded[row] else 0):
+                score[experts[row, slot]] += weights[row, slot]
+        take_best(score, ids, named[step])
 
 
 @njit(cache=True, nogil=True)

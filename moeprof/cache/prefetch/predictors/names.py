@@ -63,6 +63,19 @@ PREDICTORS = {
         "what followed each expert of the event most often, shares added over its tokens",
         "expert affinity between layers: ExFlow, arXiv 2401.08383",
     ),
+    "activation-matrix": PredictorName(
+        "similar.ActivationMatrix",
+        True,
+        "what the earlier request used that is most like this one so far, by cosine",
+        "MoE-Infinity, arXiv 2401.14361; github.com/EfficientMoE/MoE-Infinity: "
+        "moe_infinity/memory/expert_tracer.py",
+    ),
+    "next-gate": PredictorName(
+        "gate.NextGate",
+        False,
+        "what the next layer's router made of this layer's hidden state, as recorded",
+        "Eliseev and Mazur, arXiv 2312.17238",
+    ),
     "recall": PredictorName(
         "foreseen.Recall",
         False,
