@@ -18,6 +18,11 @@ from moeprof.cache.policies.driver import policies_digest
 from moeprof.cache.policies.setup import Setup
 from moeprof.cache.policies.shelf import NO_EVENT, Shelf, drop, put
 
+# What runs within the loop allocates nothing: it goes without Numba's reference counts, which are
+# atomic additions and would take most of the time.
+inner = njit(nogil=True, _nrt=False)
+view = njit(nogil=True, inline="always")  # such a function may not return a part of an array
+
 # What is counted, by layer.
 ACCESSES, MISSES, LATE, ISSUED, USEFUL, WASTED, DROPPED, POLLUTING, KINDS = range(9)
 
@@ -117,7 +122,7 @@ insert: Any = None
 state_of: Any = None  # (states, cache) -> state
 
 
-@njit(nogil=True)
+@view
 def shelf_of(shelves: Shelf, cache: int) -> Shelf:
     """The shelf of one cache."""
     return Shelf(
@@ -149,7 +154,7 @@ def bring_in(shelf: Shelf, state: Any, item: int, event: int) -> tuple[int, int]
     return 1, victim
 
 
-@njit(nogil=True)
+@inner
 def excuse(layer: int, expert: int, transit: Transit) -> None:
     """A prefetched expert is used: who went for it was not evicted in vain."""
     size = transit.fresh.shape[1]
@@ -159,7 +164,7 @@ def excuse(layer: int, expert: int, transit: Transit) -> None:
         transit.pushed_by[victim // size, victim % size] = -1
 
 
-@njit(nogil=True)
+@inner
 def look_up(
     members: NDArray[np.uint16],
     layer: int,
@@ -221,7 +226,7 @@ def serve_members(
             counts[victim // (len(fresh) // len(counts)), WASTED] += 1
 
 
-@njit(nogil=True)
+@inner
 def settle(missing: int, under_way: float, layer: int, transit: Transit) -> float:
     """Let the link bring `missing` experts before all that waits. Returns when all are there.
 
@@ -234,7 +239,7 @@ def settle(missing: int, under_way: float, layer: int, transit: Transit) -> floa
     return ready
 
 
-@njit(nogil=True)
+@inner
 def let_go(event: int, layers: int, transit: Transit, counts: NDArray[np.int64]) -> None:
     """What waits for `event` or an earlier one waits no more: it came with it, or in vain."""
     length = transit.queue.shape[0]
@@ -247,7 +252,7 @@ def let_go(event: int, layers: int, transit: Transit, counts: NDArray[np.int64])
         transit.bounds[1] -= 1
 
 
-@njit(nogil=True)
+@inner
 def ask_for(
     named: NDArray[np.int32],
     target: int,
@@ -259,9 +264,10 @@ def ask_for(
 ) -> None:
     """Put what is named for event `target` of `layer` behind all that waits, unless it is there."""
     length = transit.queue.shape[0]
-    row = transit.named[target % transit.named.shape[0]]
-    row[:] = named
-    for expert in named:
+    row = target % transit.named.shape[0]
+    for rank in range(named.shape[0]):
+        expert = named[rank]
+        transit.named[row, rank] = expert
         if expert >= 0 and not shelf.resident[base + expert] and not transit.queued[layer, expert]:
             place = (transit.bounds[0] + transit.bounds[1]) % length
             transit.queue[place, 0] = target
@@ -271,7 +277,7 @@ def ask_for(
             counts[ISSUED] += 1
 
 
-@njit(nogil=True)
+@inner
 def protect(
     members: NDArray[np.uint16], event: int, layers: int, shelves: Shelf, transit: Transit
 ) -> None:
@@ -295,7 +301,7 @@ def protect(
                 transit.held[cache] += shelves.resident[cache, base + expert]
 
 
-@njit(nogil=True, inline="always")
+@inner
 def mark_of(event: int) -> int:
     """The event that prefetches are served under, which is no real one: below NO_EVENT."""
     return -3 - event
@@ -348,7 +354,7 @@ def start_prefetches(
             transit.victim[layer, expert] = gone * size + victim % size
 
 
-def replay(
+def run_events(
     starts: NDArray[np.int64],
     experts: NDArray[np.uint16],
     named: NDArray[np.int32],
@@ -358,17 +364,12 @@ def replay(
     states: Any,
     transit: Transit,
     tally: Tally,
+    scratch: NDArray[np.int64],
 ) -> None:
-    """Replay the events from `first_event` on for which `named` [events, width] says what to fetch
-    ahead, -1 for nothing; starts and experts are the whole `Demand`.
-
-    There are as many caches as layers or one for all. Before event `first_counted` nothing is
-    fetched ahead, no time passes, and nothing is counted.
-    """
+    """What `replay` does; `scratch` takes the counts of events that are not counted."""
     layers, size = transit.arrival.shape
     caches = shelves.resident.shape[0]
     lookahead = transit.named.shape[0]
-    scratch = np.zeros_like(tally.counts)
     for index in range(named.shape[0]):
         event = first_event + index
         counted = event >= first_counted
@@ -406,17 +407,41 @@ def replay(
         transit.clock[0] = ready + 1.0
 
 
+def replay(
+    starts: NDArray[np.int64],
+    experts: NDArray[np.uint16],
+    named: NDArray[np.int32],
+    first_event: int,
+    first_counted: int,
+    shelves: Shelf,
+    states: Any,
+    transit: Transit,
+    tally: Tally,
+) -> None:
+    """Replay the events from `first_event` on for which `named` [events, width] says what to fetch
+    ahead, -1 for nothing; starts and experts are the whole `Demand`.
+
+    There are as many caches as layers or one for all. Before event `first_counted` nothing is
+    fetched ahead, no time passes, and nothing is counted.
+    """
+    scratch = np.zeros_like(tally.counts)
+    run_events(
+        starts, experts, named, first_event, first_counted, shelves, states, transit, tally, scratch
+    )
+
+
 @cache
 def compiled(policy: ModuleType) -> Any:
-    """`replay` with the hooks of `policy` in place, found on disk as `driver.compiled` explains."""
+    """`replay` with the hooks of `policy` in place, found on disk as `driver.compiled` explains.
+
+    Only the hooks are inlined, so that each is compiled once or twice and not at every call.
+    """
     names: dict[str, Any] = {
         name: getattr(policy, name) for name in ("hit", "arrive", "evict", "insert")
     }
     names["state_of"] = _picker(policy.new_state(Setup(1, 4, 2)))
-    for part in (bring_in, serve_members, start_prefetches):
-        # Not inlined: hooks are, and a policy would be compiled several times over.
-        allocates = part is start_prefetches
-        names[part.__name__] = njit(nogil=True, _nrt=allocates)(_copy(part, policy, names))
+    for part in (bring_in, serve_members, start_prefetches, run_events):
+        names[part.__name__] = inner(_copy(part, policy, names))
     return njit(cache=True, nogil=True)(_copy(replay, policy, names))
 
 
@@ -438,9 +463,9 @@ def stacked(states: Sequence[Any]) -> Any:
 def _picker(example: Any) -> Any:
     """Compiled (stack, i) -> the i-th of what `stacked` put together, all shaped as `example`."""
     if isinstance(example, np.ndarray):
-        return njit(nogil=True)(lambda stack, i: stack[i])
+        return view(lambda stack, i: stack[i])
     kind, fields = type(example), _fields_picker(list(example))
-    return njit(nogil=True)(lambda stack, i: kind(*fields(stack, i)))
+    return view(lambda stack, i: kind(*fields(stack, i)))
 
 
 def _fields_picker(examples: list[Any]) -> Any:
@@ -448,6 +473,6 @@ def _fields_picker(examples: list[Any]) -> Any:
     last = len(examples) - 1
     pick = _picker(examples[last])
     if last == 0:
-        return njit(nogil=True)(lambda stack, i: (pick(stack[0], i),))
+        return view(lambda stack, i: (pick(stack[0], i),))
     before = _fields_picker(examples[:last])
-    return njit(nogil=True)(lambda stack, i: (*before(stack, i), pick(stack[last], i)))
+    return view(lambda stack, i: (*before(stack, i), pick(stack[last], i)))
