@@ -215,6 +215,32 @@ def test_a_figure_that_is_not_known_raises(name: str) -> None:
         load_profile("h200").figure(name)
 
 
+@pytest.mark.parametrize("name", profile_names())
+def test_every_figure_that_is_absent_is_an_error_that_names_it(name: str) -> None:
+    profile = load_profile(name)
+    for figure in FIGURE_UNITS:
+        if figure in profile.figures:
+            assert profile.figure(figure).value >= 0
+            continue
+        with pytest.raises(InputError, match=f"^{name}: {figure} is not known"):
+            profile.figure(figure)
+
+
+DEVICES = (
+    "h100-sxm h100-pcie h200 b200 b300 gb200 gb300 a100 l40s mi300x mi325x mi355x rtx-3090 rtx-4090 "
+    "rtx-5090 rtx-pro-6000 gb10 strix-halo m3-ultra m4-max m5-max epyc-9005-12ch-6400 "
+    "epyc-9005-8ch-6400 epyc-9004 xeon-spr xeon6-6900p threadripper-pro-9000 desktop-ddr5 grace "
+    "pcie3-x16 pcie4-x16 pcie5-x16 pcie6-x16 nvlink3 nvlink4 nvlink5 nvlink-c2c ethernet-100 "
+    "ethernet-400 ib-hdr ib-ndr ib-xdr nvme-gen4 nvme-gen5"
+).split()
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_devices_that_people_run_models_on(name: str) -> None:
+    profile = load_profile(name)
+    assert name in (profile.name, *profile.aliases) and profile.figures
+
+
 def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(OWN_GPU, encoding="utf-8")
