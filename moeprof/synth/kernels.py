@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 _WIDTH = 16  # weights summed together, so that a draw looks at E / 16 sums and 16 weights
 _SCALE = 1.0 / (1 << 53)
 _COINS = 1 << 11
+_MOST = 1 - 1e-6  # share: an expert that every token uses
 _STRIDE = 8  # tokens after which what experts are owed is added to their weights
 
 
@@ -153,8 +154,9 @@ def route_layer(
 
     Span i is tokens rows[starts[i]:starts[i + 1]] in order of position, routed by the token
     shares share[profile[i]] [experts]; where `fresh`, a request begins and nothing is recent.
-    An expert's weight is its share times gain[kind[i]] [experts + 1] of its recency rank (last:
-    not used yet), times exp(steering x the tokens it is owed: its shares less its uses so far).
+    An expert's weight is -ln(1 - share), which k draws without replacement turn into its share of
+    tokens, or nearly; times gain[kind[i]] [experts + 1] of its recency rank (last: not used yet),
+    times exp(steering x the tokens it is owed: its shares less its uses so far).
     `rank` is `new_ranks`.
     """
     experts = share.shape[1]
@@ -170,7 +172,7 @@ def route_layer(
         if fresh[span]:
             rank[:] = experts
         growth[:experts] = np.exp(steering * _STRIDE * wanted)
-        level[:experts] = wanted * np.exp(steering * owed)
+        level[:experts] = -np.log1p(-np.minimum(wanted, _MOST)) * np.exp(steering * owed)
         owed += wanted * (starts[span + 1] - starts[span])
         for place in range(starts[span], starts[span + 1]):
             row = rows[place]

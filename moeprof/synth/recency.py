@@ -22,6 +22,7 @@ _ROUNDS = 15
 _LENT = 300.0  # assignments that a layer takes from the mean of all layers
 _WIDER = 1.15  # each bin than the one before
 _LEAST, _MOST = 1e-6, 1e6
+_ASSIGNMENTS, _MOST_DRAWS = 500_000, 16  # drawn in a round
 
 
 def rank_bins(experts: int, top_k: int) -> NDArray[np.int64]:
@@ -59,10 +60,14 @@ def match_recency(
     wanted = _pooled(recency(spans, seen, bins))
     drawn = np.empty_like(seen)
     gain = np.ones(wanted.shape)
+    draws = int(np.clip(_ASSIGNMENTS / seen[spans.rows].size, 1, _MOST_DRAWS))
     for done in range(_ROUNDS):
         routing = replace(routing, gain=gain[..., bins])
-        routing.draw_spans(spans, seed + done, drawn)
-        ratio = wanted / _pooled(recency(spans, drawn, bins))
+        counts = np.zeros(wanted.shape)
+        for draw in range(draws):  # a short recording once would be mostly noise
+            routing.draw_spans(spans, seed + done * draws + draw, drawn)
+            counts += recency(spans, drawn, bins)
+        ratio = wanted / _pooled(counts / draws)
         # Full steps first, then smaller ones: what is drawn is a sample, and its noise averages out
         gain = gain * np.clip(ratio, 0.2, 5.0) ** min(0.8, 5.0 / (done + 1))
         gain = np.clip(gain / gain[..., -1:], _LEAST, _MOST)

@@ -1,8 +1,10 @@
 """The statistical model, and drawing from it.
 
 An expert's weight for a token of a request is the product of three:
-- its **share**: the share of tokens that use it in the token's profile, a stand-in for what the
-  request is about (a label's popularities changed a little, or those of a recorded request);
+- -ln(1 - its **share**): the share of tokens that use it in the token's profile, a stand-in for
+  what the request is about (a label's popularities changed a little, or those of a recorded
+  request). Were every expert in a token on its own, with probability 1 - exp(-weight), it would be
+  in that share of them; k draws without replacement come near to that;
 - the **gain** of its recency in the request, by LRU stack distance (Mattson et al. 1970): locality
   over time, from the next token to hundreds, is this one curve;
 - exp(**steering** x the tokens it is owed): how far its uses lag behind its shares. Recency feeds
