@@ -40,7 +40,7 @@ def run(
         str,
         typer.Option(
             metavar="P,P",
-            help=f"auto ({', '.join(AUTO_POLICIES)}), or some of {', '.join(POLICIES)}.",
+            help=f"auto ({', '.join(AUTO_POLICIES)}), or some of these and {', '.join(POLICIES)}.",
         ),
     ] = "auto",
     scope: Annotated[

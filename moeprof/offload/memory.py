@@ -65,11 +65,13 @@ def plan_memory(
     kv_dtype: str = "bf16",
     scope: Scope = Scope.LAYER,
     exclusive: bool = False,
+    whole_layers: bool = False,
 ) -> OffloadMemory:
     """Place everything: `vram_bytes` are of each GPU, `ram_bytes` of the host.
 
     Weights that are not routed experts, KV of `sequences` of `context_tokens` each and the reserve
-    come first; whole experts take the rest. Every expert has a copy in host memory, unless
+    come first; whole experts take the rest, equally many of every layer unless the scope is global,
+    or `whole_layers` of them. Every expert has a copy in host memory, unless
     `exclusive` leaves out those on the GPU; what does not fit there is read from the drives. Raises
     InfeasibleError, saying what is short, where that cannot be.
     """
@@ -91,8 +93,9 @@ def plan_memory(
             "--context or a smaller --precision"
         )
     slots = min(int(free // each), count)
-    used = slots if scope is Scope.GLOBAL else slots // len(model.moe_layers)
-    used *= 1 if scope is Scope.GLOBAL else len(model.moe_layers)
+    unit = 1 if scope is Scope.GLOBAL else len(model.moe_layers)
+    unit = model.experts if whole_layers else unit
+    used = slots // unit * unit
     classes["experts"] = used * each
     needed = count - used * exclusive
     host_slots = _host_slots(model, cluster, each, needed, ram_bytes)

@@ -7,23 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from moeprof.cache import Scope
+from moeprof.cache import POLICIES, Scope
 from moeprof.cache.contracts import find_contract
 from moeprof.cache.requests import parse_scope
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.model import MoEModel, Precision, load_model, load_precision
 from moeprof.offload.assumptions import state_assumptions, weakest_provenance
+from moeprof.offload.memory import GIB
 from moeprof.offload.rates import find_rates
 from moeprof.offload.results import OffloadPlan
 from moeprof.offload.rows import Job, Line, plan_rows
 from moeprof.offload.timing import Serve, Service, parse_serve
 from moeprof.offload.traffic import Recording
 from moeprof.offload.transfer import check_transfer
+from moeprof.offload.whole_layers import WHOLE_LAYERS
 from moeprof.trace import Phase, Trace
 
-# What `auto` compares: the kinds of online policy, and a list fitted on the first half.
-AUTO_POLICIES = ("lru", "lfu", "lfru", "slru", "s3-fifo", "static")
+# What `auto` compares: kinds of online policy, a list fitted on the first half, whole layers.
+AUTO_POLICIES = ("lru", "lfu", "lfru", "slru", "s3-fifo", "static", WHOLE_LAYERS)
 
 
 def plan_offload(
@@ -62,13 +64,16 @@ def plan_offload(
     Raises InputError for what contradicts itself, InfeasibleError where something does not fit.
     """
     model, cluster, phase = load_model(model), load_hardware(hardware), _phase(phase)
+    policies, scope = _policies(policy), parse_scope(scope)
     job = Job(
-        recording=Recording(trace, phase, fit, max_num_seqs, max_num_batched_tokens),
+        recording=Recording(
+            trace, phase, _fit(fit, policies, scope), max_num_seqs, max_num_batched_tokens
+        ),
         model=model,
         cluster=cluster,
         precision=load_precision(precision, model),
         rates=find_rates(cluster, pinned=pinned),
-        scope=parse_scope(scope),
+        scope=scope,
         contract=find_contract(contract).name,
         service=Service(_served(parse_serve(serve), cluster, phase), overlap, apart),
         carried=check_transfer(trace, model, transfer),
@@ -78,8 +83,7 @@ def plan_offload(
         exclusive=exclusive,
         seed=seed,
     )
-    policies = _policies(policy)
-    if exclusive and any(not name.startswith("static") for name in policies):
+    if exclusive and any(not name.startswith(("static", WHOLE_LAYERS)) for name in policies):
         raise InputError("exclusive: only a static list never evicts, so give --policy static")
     sizes = cluster.profile.memory_bytes.value if vram_bytes is None else vram_bytes
     found = [
@@ -94,6 +98,12 @@ def plan_offload(
 def _policies(policy: str | Sequence[str]) -> list[str]:
     named = [policy] if isinstance(policy, str) else list(policy)
     return list(dict.fromkeys(p for n in named for p in (AUTO_POLICIES if n == "auto" else (n,))))
+
+
+def _fit(fit: float | None, policies: list[str], scope: Scope) -> float | None:
+    """As `replay_cache` has it: a half where something is fitted."""
+    fitted = any(name in POLICIES and POLICIES[name].fitted == "fit" for name in policies)
+    return 0.5 if fit is None and (fitted or scope is Scope.QUOTA) else fit
 
 
 def _phase(phase: Phase | str) -> Phase:
@@ -122,9 +132,18 @@ def _context(trace: Trace, context_tokens: int | None) -> int:
     return context_tokens
 
 
+def _gib_more(job: Job, best: Line) -> tuple[float, int]:
+    """(tokens/s more, tokens of KV) that one GiB more on each GPU gives, one or the other."""
+    row, gpus = best.row, job.cluster.gpus_per_node
+    faster = plan_rows(job, [row.policy], row.vram_bytes + GIB)[0].row.tok_s
+    token = gpus * job.model.kv_bytes_per_token_per_rank(gpus, job.kv_dtype, job.kv_dtype)
+    return faster - row.tok_s, gpus * GIB // token
+
+
 def _plan(job: Job, lines: list[Line], transfer: str | None, pinned: bool) -> OffloadPlan:
     best = lines[0]
     row = best.row
+    gain, kv_tokens = _gib_more(job, best)
     return OffloadPlan(
         model=job.model.name,
         hardware=job.cluster.name,
@@ -144,6 +163,8 @@ def _plan(job: Job, lines: list[Line], transfer: str | None, pinned: bool) -> Of
         provenance=weakest_provenance(job),
         bound=row.bound,
         share=row.share,
+        gib_gain_tok_s=gain,
+        gib_kv_tokens=kv_tokens,
         memory=best.memory,
         context_tokens=job.context_tokens,
         tokens=best.traffic.tokens,

@@ -27,7 +27,8 @@ class OffloadRow(Result):
 
     policy: str
     vram_bytes: float  # of each GPU
-    slots: int  # per layer; in all for scope global
+    slots: int  # per layer, mean; in all for scope global
+    resident_layers: int | None  # of policy whole-layers: those on the GPU
     resident: float  # share of all experts on the GPU
     hit_ratio: float
     misses_per_token: float
@@ -68,6 +69,8 @@ class OffloadPlan(Result):
     provenance: Provenance
     bound: str
     share: Mapping[str, float] = field(hash=False)
+    gib_gain_tok_s: float  # with one GiB more on each GPU
+    gib_kv_tokens: int  # what that GiB holds of KV instead
     memory: OffloadMemory
     context_tokens: int
     tokens: int  # judged

@@ -17,6 +17,7 @@ from moeprof.offload.stepping import StepTimes, time_steps
 from moeprof.offload.timing import Service
 from moeprof.offload.traffic import Recording, Traffic, least_misses, replay_traffic
 from moeprof.offload.transfer import carry_over, scaled_slots
+from moeprof.offload.whole_layers import WHOLE_LAYERS, keep_layers, place_layers
 from moeprof.offload.work import DecodeWork, decode_work
 
 
@@ -50,6 +51,10 @@ class Job(NamedTuple):
             return self.recording.max_num_seqs
         return int(self.recording.requests.max(initial=1))
 
+    def slots_of(self, memory: OffloadMemory) -> int:
+        """Slots as they are told: in all for scope global, else a layer."""
+        return memory.used_slots // (1 if self.pooled else len(self.model.moe_layers))
+
     def recorded_slots(self, slots: int, pooled: bool) -> int:
         """`slots` of the model as the same share of the recorded model's experts."""
         return (
@@ -68,7 +73,34 @@ class Line(NamedTuple):
 
 def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line]:
     """A line for every policy at one size of GPU memory."""
-    memory = plan_memory(
+    found: list[tuple[str, OffloadMemory, Traffic]] = []
+    cached = [name for name in policies if name != WHOLE_LAYERS]
+    if cached:
+        memory = _placed(job, vram_bytes)
+        traffics = replay_traffic(
+            job.recording,
+            cached,
+            slots=job.recorded_slots(job.slots_of(memory), job.pooled),
+            host_slots=_host_slots(job, memory),
+            scope=job.scope,
+            contract=job.contract,
+            seed=job.seed,
+        )
+        found += [(name, memory, traffic) for name, traffic in traffics.items()]
+    if WHOLE_LAYERS in policies:
+        memory = _placed(job, vram_bytes, whole_layers=True)
+        found.append((WHOLE_LAYERS, memory, _by_layers(job, memory)))
+    least = _least_ratios(job, found[0][1], found[0][2])
+    lines = []
+    for name, memory, recorded in found:
+        traffic = _carried(job, name, memory, recorded)
+        work = _work(job, traffic)
+        lines.append(Line(_row(job, name, memory, traffic, work, least), memory, traffic, work))
+    return lines
+
+
+def _placed(job: Job, vram_bytes: float, whole_layers: bool = False) -> OffloadMemory:
+    return plan_memory(
         job.model,
         job.cluster,
         job.precision,
@@ -79,25 +111,29 @@ def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line
         kv_dtype=job.kv_dtype,
         scope=job.scope,
         exclusive=job.exclusive,
+        whole_layers=whole_layers,
     )
-    slots = memory.used_slots // (1 if job.pooled else len(job.model.moe_layers))
-    traffics = replay_traffic(
-        job.recording,
-        policies,
-        slots=job.recorded_slots(slots, job.pooled),
-        host_slots=job.recorded_slots(memory.host_slots, True) if memory.reads_drive else None,
-        scope=job.scope,
-        contract=job.contract,
-        seed=job.seed,
-    )
-    least = _least_ratios(job, memory, next(iter(traffics.values())))
-    lines = []
-    for name, recorded in traffics.items():
-        traffic = carry_over(recorded, job.recording.trace, job.model) if job.carried else recorded
-        work = _work(job, traffic)
-        row = _row(job, name, slots, memory, traffic, work, least)
-        lines.append(Line(row, memory, traffic, work))
-    return lines
+
+
+def _by_layers(job: Job, memory: OffloadMemory) -> Traffic:
+    layers = memory.used_slots // job.model.experts
+    recorded = len(job.recording.trace.layers)
+    here = round(layers * recorded / len(job.model.moe_layers))
+    return place_layers(job.recording, job.recording.first, here, _host_slots(job, memory))
+
+
+def _carried(job: Job, policy: str, memory: OffloadMemory, recorded: Traffic) -> Traffic:
+    if not job.carried:
+        return recorded
+    traffic = carry_over(recorded, job.recording.trace, job.model)
+    if policy != WHOLE_LAYERS:
+        return traffic
+    return keep_layers(traffic, memory.used_slots // job.model.experts)
+
+
+def _host_slots(job: Job, memory: OffloadMemory) -> int | None:
+    """Experts of the recorded model that host memory holds; None: all of them."""
+    return job.recorded_slots(memory.host_slots, True) if memory.reads_drive else None
 
 
 def _work(job: Job, traffic: Traffic) -> DecodeWork:
@@ -122,7 +158,6 @@ def _least_ratios(job: Job, memory: OffloadMemory, traffic: Traffic) -> tuple[fl
 def _row(
     job: Job,
     policy: str,
-    slots: int,
     memory: OffloadMemory,
     traffic: Traffic,
     work: DecodeWork,
@@ -145,7 +180,8 @@ def _row(
     return OffloadRow(
         policy=policy,
         vram_bytes=memory.vram_bytes,
-        slots=slots,
+        slots=job.slots_of(memory),
+        resident_layers=memory.used_slots // job.model.experts if policy == WHOLE_LAYERS else None,
         resident=memory.used_slots / (len(job.model.moe_layers) * job.model.experts),
         hit_ratio=1 - missed / max(needed, 1),
         misses_per_token=missed / tokens,

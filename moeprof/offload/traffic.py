@@ -70,6 +70,11 @@ class Recording:
         pairs = np.unique(step * base + request[: len(step)])
         return np.bincount(pairs // base, minlength=len(starts) - 1)
 
+    @property
+    def first(self) -> int:
+        """The first step that is judged."""
+        return int((len(self.steps.starts) - 1) * (self.fit or 0.0))
+
 
 def replay_traffic(
     recording: Recording,
@@ -99,7 +104,7 @@ def replay_traffic(
         max_num_seqs=recording.max_num_seqs,
         max_num_batched_tokens=recording.max_num_batched_tokens,
     )
-    whole = None if slots or host_slots is None else _all_missed(recording)
+    whole = None if slots or host_slots is None else all_missed(recording)
     sequences = float(recording.requests[replays.fit_steps :].mean())
     return {
         row.policy: _traffic(row, replays, slots, whole or row.miss_stream, host_slots, sequences)
@@ -116,7 +121,7 @@ def least_misses(recording: Recording, first: int, slots: int) -> int:
     trace = recording.trace
     experts, layers = trace.experts_per_layer, len(trace.layers)
     if slots < 1:
-        return int(_all_missed(recording).counts[:, first:].sum())
+        return int(all_missed(recording).counts[:, first:].sum())
     chunks = [_every_expert(layers, experts, trace.top_k)]
     for chunk in event_chunks(trace, trace.layers, recording.steps):
         later = _from_step(chunk, first)
@@ -125,6 +130,15 @@ def least_misses(recording: Recording, first: int, slots: int) -> int:
     cell = Cell("belady-bypass", slots, Scope.GLOBAL, ATOMIC)
     totals = _run(cell, chunks, layers, experts, slots, first=1, futures=True)[0]
     return int(totals[:, 1].sum())
+
+
+def all_missed(recording: Recording) -> MissStream:
+    """The stream below a cache that holds nothing."""
+    trace = recording.trace
+    cell = Cell("fifo", 0, Scope.GLOBAL, ATOMIC)
+    chunks = list(event_chunks(trace, trace.layers, recording.steps))
+    layers, experts = len(trace.layers), trace.experts_per_layer
+    return _run(cell, chunks, layers, experts, 0, first=0, stream=True)[1]
 
 
 def _traffic(
@@ -151,15 +165,6 @@ def _traffic(
         fit_steps=replays.fit_steps,
         sequences=sequences,
     )
-
-
-def _all_missed(recording: Recording) -> MissStream:
-    """The stream below a cache that holds nothing."""
-    trace = recording.trace
-    cell = Cell("fifo", 0, Scope.GLOBAL, ATOMIC)
-    chunks = list(event_chunks(trace, trace.layers, recording.steps))
-    layers, experts = len(trace.layers), trace.experts_per_layer
-    return _run(cell, chunks, layers, experts, 0, first=0, stream=True)[1]
 
 
 def _run(

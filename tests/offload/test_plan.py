@@ -90,7 +90,7 @@ def test_the_ledger_sums_and_counts_copies() -> None:
 
 @settings(max_examples=25)
 @given(
-    st.sampled_from(["lru", "lfu", "static", "belady"]),
+    st.sampled_from(["lru", "lfu", "static", "belady", "whole-layers"]),
     st.sampled_from(["copy", "cpu", "auto"]),
     st.sampled_from(["layer", "global"]),
     st.integers(0, 16),
@@ -233,6 +233,49 @@ def test_no_slots_at_all_miss_everything_in_both_tiers() -> None:
     row = plan.rows[0]
     assert (row.slots, row.hit_ratio, row.misses_per_token) == (0, 0, 9)
     assert 0 < row.drive_reads_per_token < 9
+
+
+def test_whole_layers_hit_all_or_nothing() -> None:
+    trace = one_user()
+    dense = room_for(0, 400)
+    plan = plan_offload(
+        trace, SMALL, MACHINE, vram_bytes=dense + 37 * ROUTED, policy="whole-layers", serve="cpu"
+    )
+    row = plan.rows[0]
+    assert (row.resident_layers, row.hit_ratio) == (2, pytest.approx(2 / 3))
+    assert plan.memory.gpu.classes["experts"] == 32 * ROUTED
+    assert not plan.traffic.missed[1:].any()
+    assert (plan.traffic.missed[0] == 3).all()
+    whole = plan_offload(trace, SMALL, MACHINE, policy=["whole-layers", "lru"])
+    assert [r.hit_ratio for r in whole.rows if r.policy == "whole-layers"] == [1]
+    other = MoEModel.from_config(small_config(layers=9, experts=32, top_k=6))
+    plan = plan_offload(
+        trace,
+        other,
+        MACHINE,
+        vram_bytes=RESERVE + 10e6,
+        policy="whole-layers",
+        transfer="hit-ratio",
+    )
+    layers = plan.rows[0].resident_layers
+    assert layers is not None
+    assert plan.rows[0].hit_ratio == pytest.approx(layers / 8)
+
+
+def test_one_gib_more_is_worth_its_slots() -> None:
+    trace = one_user()
+    room = {"policy": "lru", "serve": "copy"}
+    plan = plan_offload(trace, SMALL, MACHINE, vram_bytes=room_for(4, 400), **room)  # type: ignore[arg-type]
+    more = plan_offload(
+        trace,
+        SMALL,
+        MACHINE,
+        vram_bytes=room_for(4, 400) + (1 << 30),
+        **room,  # type: ignore[arg-type]
+    )
+    assert plan.gib_gain_tok_s == pytest.approx(more.tok_s - plan.tok_s)
+    assert plan.gib_gain_tok_s > 0 == more.gib_gain_tok_s
+    assert plan.gib_kv_tokens == (1 << 30) // SMALL.kv_bytes_per_token_per_rank()
 
 
 def test_what_does_not_fit_is_infeasible() -> None:

@@ -19,7 +19,7 @@ def offload_text(plan: OffloadPlan) -> str:
     if plan.memory.duplicate_bytes:
         copies = held_bytes(plan.memory.duplicate_bytes)
         parts.append(wrapped(f"{copies} of host memory are copies of experts that a GPU holds."))
-    parts += [_assumed(plan), _rates(plan)]
+    parts += [wrapped(_one_more(plan)), _assumed(plan), _rates(plan)]
     return "\n\n".join(parts)
 
 
@@ -33,6 +33,23 @@ def _answer(plan: OffloadPlan) -> str:
         f"with {plan.slots:,} expert slots {where} and policy {plan.policy}; no policy exceeds "
         f"{_speed(plan.tok_s_limit)}. {_NAMES[plan.bound]} binds."
     )
+
+
+def _one_more(plan: OffloadPlan) -> str:
+    by_layers = [row for row in plan.rows if row.resident_layers is not None]
+    words = (
+        f"One GiB more on each GPU gives {plan.gib_gain_tok_s:+.2g} tokens/s as expert slots, or "
+        f"holds KV of {plan.gib_kv_tokens:,} tokens."
+    )
+    if by_layers:
+        words += f" whole-layers is llama.cpp's --n-cpu-moe {_cpu_layers(plan, by_layers[0])}."
+    return words
+
+
+def _cpu_layers(plan: OffloadPlan, row: OffloadRow) -> int:
+    """Layers of the model, the first ones, whose experts the CPU has."""
+    on_gpu = row.resident_layers or 0
+    return plan.moe_layers[-on_gpu] if on_gpu else plan.moe_layers[-1] + 1
 
 
 def _rows(plan: OffloadPlan) -> str:
@@ -51,7 +68,8 @@ def _row(row: OffloadRow, sizes: bool, moved: list[str]) -> list[str]:
     band = f"{_speed(row.tok_s_low)} to {_speed(row.tok_s_high)}"
     size = [f"{row.vram_bytes / 2**30:.1f}"] if sizes else []
     read = [read_bytes(row.bytes_per_token[name]) for name in moved]
-    cells = [row.policy, *size, f"{row.slots:,}", percent(row.hit_ratio), _speed(row.tok_s), band]
+    slots = f"{row.slots:,}" if row.resident_layers is None else f"{row.resident_layers} layers"
+    cells = [row.policy, *size, slots, percent(row.hit_ratio), _speed(row.tok_s), band]
     return [*cells, *read, _NAMES[row.bound]]
 
 
