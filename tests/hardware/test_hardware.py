@@ -226,13 +226,16 @@ def test_every_figure_that_is_absent_is_an_error_that_names_it(name: str) -> Non
             profile.figure(figure)
 
 
+# fmt: off
 DEVICES = (
-    "h100-sxm h100-pcie h200 b200 b300 gb200 gb300 a100 l40s mi300x mi325x mi355x rtx-3090 rtx-4090 "
-    "rtx-5090 rtx-pro-6000 gb10 strix-halo m3-ultra m4-max m5-max epyc-9005-12ch-6400 "
-    "epyc-9005-8ch-6400 epyc-9004 xeon-spr xeon6-6900p threadripper-pro-9000 desktop-ddr5 grace "
-    "pcie3-x16 pcie4-x16 pcie5-x16 pcie6-x16 nvlink3 nvlink4 nvlink5 nvlink-c2c ethernet-100 "
-    "ethernet-400 ib-hdr ib-ndr ib-xdr nvme-gen4 nvme-gen5"
-).split()
+    "h100-sxm", "h100-pcie", "h200", "b200", "b300", "gb200", "gb300", "a100", "l40s", "mi300x",
+    "mi325x", "mi355x", "rtx-3090", "rtx-4090", "rtx-5090", "rtx-pro-6000", "gb10", "strix-halo",
+    "m3-ultra", "m4-max", "m5-max", "epyc-9005-12ch-6400", "epyc-9005-8ch-6400", "epyc-9004",
+    "xeon-spr", "xeon6-6900p", "threadripper-pro-9000", "desktop-ddr5", "grace", "pcie3-x16",
+    "pcie4-x16", "pcie5-x16", "pcie6-x16", "nvlink3", "nvlink4", "nvlink5", "nvlink-c2c",
+    "ethernet-100", "ethernet-400", "ib-hdr", "ib-ndr", "ib-xdr", "nvme-gen4", "nvme-gen5",
+)
+# fmt: on
 
 
 @pytest.mark.parametrize("name", DEVICES)
