@@ -78,6 +78,47 @@ def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[
             return
 
 
+def step_kinds(trace: Trace, steps: Steps) -> NDArray[np.uint8]:
+    """[steps] bits: 1 where a step holds prompt tokens, 2 where none of its requests was in the
+    step before.
+    """
+    rows = _kept_rows(trace, steps)
+    count = len(steps.starts) - 1
+    step = np.repeat(np.arange(count), np.diff(steps.starts))
+    prompts = np.bincount(step[trace.phase[rows] == Phase.PREFILL], minlength=count) > 0
+    request = trace.request[rows].astype(np.int64)
+    width = int(request.max()) + 2
+    runs = np.unique(step * width + request + 1)
+    stays = np.isin(runs - width, runs, assume_unique=True)
+    goes_on = np.bincount(runs[stays] // width, minlength=count) > 0
+    return (prompts + 2 * ~goes_on).astype(np.uint8)
+
+
+def _kept_rows(trace: Trace, steps: Steps) -> NDArray[np.int64]:
+    """[kept tokens] the rows of the trace that the steps are made of, in their order."""
+    if steps.order is not None:
+        return steps.order
+    return np.arange(trace.tokens) if steps.keep is None else np.flatnonzero(steps.keep)
+
+
+def gate_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[NDArray[np.float32]]:
+    """[layers, rows, k] gate weights that belong to each chunk of `event_chunks`, 0 where not
+    recorded. The weights of `layers` are all held in memory.
+    """
+    rows = _kept_rows(trace, steps)
+    weights = [trace.weights(layer) for layer in layers]
+    recorded = [trace.recorded(layer) for layer in layers]
+    place = [np.cumsum(mask) - 1 for mask in recorded]  # `weights` has recorded rows alone
+    for chunk in event_chunks(trace, layers, steps):
+        begin = steps.starts[chunk.first_event]
+        held = rows[begin : begin + chunk.experts.shape[1]]
+        gates = np.zeros(chunk.experts.shape, np.float32)
+        for layer, (values, mask, at) in enumerate(zip(weights, recorded, place, strict=True)):
+            there = mask[held]
+            gates[layer, there] = values[at[held[there]]]
+        yield gates
+
+
 def _stacked(
     parts: Sequence[LayerBatch], keep: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]]:

@@ -246,12 +246,13 @@ def count_uses(
     starts: NDArray[np.int64],
     first_event: int,
     window: tuple[int, int],
+    tokens: bool,
     last: NDArray[np.int64],
     uses: NDArray[np.int64],
 ) -> None:
     """Add to `uses` [experts] the events from step window[0] up to window[1] that name each expert
-    of one layer: experts [rows, k], recorded [rows]. `last` [experts] is its last event so far, -1
-    while there is none.
+    of one layer, or their tokens: experts [rows, k], recorded [rows]. `last` [experts] is its last
+    event so far, -1 while there is none.
     """
     for index in range(starts.shape[0] - 1):
         event = first_event + index
@@ -259,6 +260,6 @@ def count_uses(
         for row in range(starts[index], starts[index + 1]):
             for slot in range(experts.shape[1] if inside and recorded[row] else 0):
                 expert = experts[row, slot]
-                if expert < uses.shape[0] and last[expert] != event:
+                if expert < uses.shape[0] and (tokens or last[expert] != event):
                     last[expert] = event
                     uses[expert] += 1

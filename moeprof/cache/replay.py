@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +13,18 @@ from numpy.typing import NDArray
 
 from moeprof.analysis.counting import refuse_foreign_ids
 from moeprof.cache.contracts import Contract, find_contract, refuse_mixed
-from moeprof.cache.events import EventChunk, Steps, event_chunks, find_steps, rebatched_steps
+from moeprof.cache.events import (
+    EventChunk,
+    Steps,
+    event_chunks,
+    find_steps,
+    gate_chunks,
+    rebatched_steps,
+    step_kinds,
+)
 from moeprof.cache.foresight import next_steps
-from moeprof.cache.policies import POLICIES, load_policy
-from moeprof.cache.quotas import quotas_for
+from moeprof.cache.policies import load_policy
+from moeprof.cache.quotas import Quotas, byte_quotas_for, quotas_for
 from moeprof.cache.requests import (
     Cell,
     Scope,
@@ -26,6 +33,7 @@ from moeprof.cache.requests import (
     known_bytes,
     parse_scope,
     refuse_foreign_rules,
+    refuse_missing_gates,
     slot_counts,
 )
 from moeprof.cache.results import CacheReplay, CacheReplays, MissStream
@@ -36,13 +44,14 @@ from moeprof.trace import Phase, Trace
 def replay_cache(
     trace: Trace,
     *,
-    policy: str | Sequence[str] = "lru",
+    policy: str | Sequence[str] | None = None,
     slots: int | Sequence[int] = (),
     fraction: float | Sequence[float] = (),
     budget_bytes: int | None = None,
-    scope: Scope | str = Scope.LAYER,
+    scope: Scope | str | None = None,
     contract: str | Contract | Sequence[str | Contract] = "atomic",
     across_contracts: bool = False,
+    max_inserts: int | None = None,
     phase: Phase | None = None,
     precision: str | Mapping[Any, str] = "bf16",
     expert_bytes: Mapping[int, int] | None = None,
@@ -55,25 +64,36 @@ def replay_cache(
 ) -> CacheReplays:
     """Replay `trace` through every policy at every size, and count.
 
-    `slots` are per layer, in all for scope global, on average for scope quota; `fraction` is the
-    same as a share of all experts; `budget_bytes` counts capacity in bytes instead, for all layers
-    together. A miss reads what `precision` makes of an expert, or `expert_bytes` by layer index, or
-    what the recording says where the model's tensors are not known.
-    What is fitted (static lists, quotas) learns on the first `fit` of the steps, a half if None,
-    and then all rows count the later steps alone; caches are warm by then. `events` keeps the
-    accesses and misses of every event, `miss_stream` also which experts missed, for a second tier
-    under contracts that look up a whole event. With `max_num_seqs`, that many of the trace's
-    requests run at a time (`moeprof.trace.rebatch`) in place of its own steps.
+    `policy` and `scope` are the contract's own where not given, else lru per layer. `slots` are
+    per layer, in all for scope global, on average for scope quota; `fraction` is the same as a
+    share of all experts; `budget_bytes` counts capacity in bytes instead, for all layers together.
+    At most `max_inserts` misses of an event come into the cache. A miss reads what `precision`
+    makes of an expert, or `expert_bytes` by layer index, or what the recording says where the
+    model's tensors are not known. What is fitted (static lists, quotas) learns on the first `fit`
+    of the steps, a half if None, and then all rows count the later steps alone; caches are warm by
+    then. `events` keeps the accesses and misses of every event, `miss_stream` also which experts
+    missed, for a second tier under contracts that look up a whole event. With `max_num_seqs`, that
+    many of the trace's requests run at a time (`moeprof.trace.rebatch`) in place of its own steps.
 
     Raises InputError for what cannot be replayed, TraceError where the recording is damaged.
     """
     if not trace.tokens or not trace.layers:
         raise InputError(f"{trace}: holds no tokens to replay")
-    scope = parse_scope(scope)
+    named = [contract] if isinstance(contract, str | Contract) else list(contract)
+    contracts = [find_contract(rules) for rules in named]
+    scope = parse_scope(scope or contracts[0].scope or Scope.LAYER)
     sizes = expert_sizes(trace, precision, expert_bytes)
     if known_bytes(trace, expert_bytes) is not None:
         precision = "stated"
-    cells = _cells(trace, policy, slots, fraction, budget_bytes, scope, contract, seed, sizes)
+    counts = _slot_counts(trace, slots, fraction, budget_bytes, scope, sizes)
+    cells = _cells(contracts, policy, counts, scope)
+    cells = [
+        replace(cell, seed=seed, budget_bytes=budget_bytes, max_inserts=max_inserts)
+        for cell in cells
+    ]
+    for cell in cells:
+        refuse_foreign_rules(cell, trace.top_k)
+        refuse_missing_gates(cell, trace)
     refuse_mixed((cell.contract.name for cell in cells), across_contracts)
     if max_num_seqs is None:
         steps = find_steps(trace, phase)
@@ -82,9 +102,12 @@ def replay_cache(
     if len(steps.starts) < 2 or not steps.starts[-1]:
         raise InputError(f"{trace}: holds no {Phase(phase or 0).name.lower()} tokens")
     total = len(steps.starts) - 1
-    first = judged_from([cell.policy for cell in cells], scope, fit, total)
-    if miss_stream and any(cell.contract.sequential for cell in cells):
-        raise InputError("contract sequential looks up no whole event: it has no miss stream")
+    first = judged_from(cells, scope, fit, total)
+    for rules in contracts if miss_stream else ():
+        if rules.sequential or rules.serving not in ("at_once", "evict_after"):
+            raise InputError(
+                f"contract {rules.name} looks up no whole event at a time: it has no miss stream"
+            )
     job = _Job(trace, steps, first, sizes, events or miss_stream, miss_stream)
     return _results(job, cells, _replay_all(job, cells), phase, precision, max_num_seqs)
 
@@ -107,41 +130,42 @@ class _Counted:
     totals: NDArray[np.int64]  # [layers, 3]
     accesses: NDArray[np.int64] | None  # [layers, steps]
     misses: NDArray[np.int64] | None
-    quotas: list[int] | None = None
+    quotas: Quotas | None = None
     stream: MissStream | None = None
 
 
 def _cells(
+    contracts: Sequence[Contract],
+    policy: str | Sequence[str] | None,
+    counts: Sequence[int],
+    scope: Scope,
+) -> list[Cell]:
+    """Every policy at every size under every contract."""
+    given = [policy] if isinstance(policy, str) else policy
+    return [
+        Cell(name, count, scope, rules)
+        for rules in contracts
+        for count in counts
+        for name in (given or [rules.default_policy])
+    ]
+
+
+def _slot_counts(
     trace: Trace,
-    policy: str | Sequence[str],
     slots: int | Sequence[int],
     fraction: float | Sequence[float],
     budget_bytes: int | None,
     scope: Scope,
-    contract: str | Contract | Sequence[str | Contract],
-    seed: int,
     expert_bytes: NDArray[np.int64] | None,
-) -> list[Cell]:
-    """Every policy at every size under every contract."""
-    policies = [policy] if isinstance(policy, str) else list(policy)
-    for name in policies:
-        load_policy(name)
-    named = [contract] if isinstance(contract, str | Contract) else list(contract)
+) -> list[int]:
+    """The sizes asked for, in slots."""
     sizes = [slots] if isinstance(slots, int) else list(slots)
     shares = [fraction] if isinstance(fraction, float | int) else list(fraction)
     if budget_bytes is not None:
         if sizes or shares:
             raise InputError("give slots, a fraction or a budget in bytes, not two of them")
         sizes = [_slots_of(trace, budget_bytes, scope, expert_bytes)]
-    counts = slot_counts(trace, scope, sizes, shares)
-    for name, rules in product(policies, map(find_contract, named)):
-        refuse_foreign_rules(rules, scope, name)
-    return [
-        Cell(name, count, scope, find_contract(rules), seed, budget_bytes)
-        for rules in named
-        for count in counts
-        for name in policies
-    ]
+    return slot_counts(trace, scope, sizes, shares)
 
 
 def _slots_of(
@@ -150,8 +174,6 @@ def _slots_of(
     """Experts of the mean size that `budget_bytes` hold, per layer unless the scope is global."""
     if sizes is None:
         raise InputError(f"{trace}: the model's tensors are not known, so no budget in bytes")
-    if scope is Scope.QUOTA:
-        raise InputError("scope quota shares out slots: give --slots, not a budget in bytes")
     share = 1 if scope is Scope.GLOBAL else len(trace.layers)
     most = trace.experts_per_layer * len(trace.layers) // share
     slots = int(budget_bytes // share // sizes.mean())
@@ -166,13 +188,15 @@ def _slots_of(
 def _replay_all(job: _Job, cells: list[Cell]) -> list[_Counted]:
     """A thread a layer where layers have their own cache, a thread a cell where they share one."""
     scope, layers = cells[0].scope, list(range(len(job.trace.layers)))
-    groups = [layers] if scope is Scope.GLOBAL else [[layer] for layer in layers]
-    batches = [[cell] for cell in cells] if scope is Scope.GLOBAL else [cells]
+    if scope is Scope.GLOBAL:
+        tasks = [(layers, [cell]) for cell in cells]
+    else:
+        tasks = [([layer], cells) for layer in layers]
     quotas = _quotas(job, cells) if scope is Scope.QUOTA else {}
-    tasks = [(group, batch) for batch in batches for group in groups]
+    kinds = _kinds(job, cells)
 
     def run(task: tuple[list[int], list[Cell]]) -> list[_Counted]:
-        return _replay_group(job, *task, quotas)
+        return _replay_group(job, *task, quotas, kinds)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = list(pool.map(run, tasks))
@@ -184,7 +208,7 @@ def _replay_all(job: _Job, cells: list[Cell]) -> list[_Counted]:
     ]
 
 
-def _stacked(parts: Sequence[_Counted], quotas: list[int] | None) -> _Counted:
+def _stacked(parts: Sequence[_Counted], quotas: Quotas | None) -> _Counted:
     """The layers of one cell together."""
     accesses = [part.accesses for part in parts if part.accesses is not None]
     misses = [part.misses for part in parts if part.misses is not None]
@@ -204,20 +228,40 @@ def _joined(streams: list[MissStream]) -> MissStream | None:
     return MissStream(np.concatenate([stream.counts for stream in streams]), experts)
 
 
-def _quotas(job: _Job, cells: list[Cell]) -> dict[int, list[int]]:
+def _quotas(job: _Job, cells: list[Cell]) -> dict[int, Quotas]:
     """Slots of each layer by mean slots, fitted on the steps before the judged ones."""
-    return quotas_for(job.trace, job.steps, job.first, sorted({cell.slots for cell in cells}))
+    budget = cells[0].budget_bytes
+    sizes = sorted({cell.slots for cell in cells})
+    if budget is None or job.sizes is None:
+        return quotas_for(job.trace, job.steps, job.first, sizes)
+    return {sizes[0]: byte_quotas_for(job.trace, job.steps, job.first, job.sizes, budget)}
+
+
+def _kinds(job: _Job, cells: list[Cell]) -> NDArray[np.uint8]:
+    """[steps] what the policies are told of a step, where one asks."""
+    if any(_has(cell, "prefill") or _has(cell, "renew") for cell in cells):
+        return step_kinds(job.trace, job.steps)
+    return np.zeros(len(job.steps.starts) - 1, np.uint8)
+
+
+def _has(cell: Cell, name: str) -> bool:
+    return bool(getattr(load_policy(cell.rules), name, False))
 
 
 def _replay_group(
-    job: _Job, group: list[int], cells: list[Cell], quotas: Mapping[int, list[int]]
+    job: _Job,
+    group: list[int],
+    cells: list[Cell],
+    quotas: Mapping[int, Quotas],
+    kinds: NDArray[np.uint8],
 ) -> list[_Counted]:
     """All `cells` over the layers of `group`, which share a cache, in one pass over their ids."""
     from moeprof.cache.running import Running
 
     names = [job.trace.layers[ordinal] for ordinal in group]
+    foreseen = [cell for cell in cells if _has(cell, "FORESIGHT")]
     chunks: list[EventChunk] | None = None
-    if any(_knows_the_future(cell) or POLICIES[cell.policy].fitted for cell in cells):
+    if foreseen or any(cell.fitted for cell in cells):
         chunks = list(event_chunks(job.trace, names, job.steps))
     learned = _uses(job, len(group), chunks, cells)
     caches = [
@@ -225,28 +269,43 @@ def _replay_group(
             cell,
             layers=len(group),
             experts=job.trace.experts_per_layer,
-            slots=quotas[cell.slots][group[0]] if quotas else cell.slots,
+            slots=_slots(cell, group, quotas),
+            capacity_bytes=_capacity(job, cell, group, quotas),
             expert_bytes=None if job.sizes is None else job.sizes[group],
-            share=len(group) / len(job.trace.layers),
             first=job.first,
             steps=len(job.steps.starts) - 1 if job.events else 0,
-            uses=learned.get(POLICIES[cell.policy].fitted),
+            kinds=kinds,
+            uses=learned.get(cell.fitted),
             most=int(job.steps.starts[-1]) * job.trace.top_k if job.stream else 0,
         )
         for cell in cells
     ]
     futures: Iterator[NDArray[np.int32]] | None = None
-    if chunks is not None and any(map(_knows_the_future, cells)):
+    if chunks is not None and foreseen:
         futures = iter(next_steps(chunks, job.trace.experts_per_layer))
+    gates: Iterator[NDArray[np.float32]] | None = None
+    if any(_has(cell, "READS_GATES") for cell in cells):
+        gates = gate_chunks(job.trace, names, job.steps)
     for chunk in chunks if chunks is not None else event_chunks(job.trace, names, job.steps):
         future = None if futures is None else next(futures)
+        weights = None if gates is None else next(gates)
         for cache in caches:
-            cache.take(chunk, future)
+            cache.take(chunk, future, weights)
     return [_finished(job, cache, names) for cache in caches]
 
 
-def _knows_the_future(cell: Cell) -> bool:
-    return bool(getattr(load_policy(cell.policy), "FORESIGHT", False))
+def _slots(cell: Cell, group: list[int], quotas: Mapping[int, Quotas]) -> int:
+    """Slots of one cache."""
+    return quotas[cell.slots].slots[group[0]] if quotas else cell.slots
+
+
+def _capacity(job: _Job, cell: Cell, group: list[int], quotas: Mapping[int, Quotas]) -> int | None:
+    """Bytes of one cache, where capacity counts in bytes."""
+    if cell.budget_bytes is None or job.sizes is None:
+        return None
+    if quotas:
+        return int(quotas[cell.slots].slots[group[0]] * job.sizes[group[0]])
+    return cell.budget_bytes * len(group) // len(job.trace.layers)
 
 
 def _uses(
@@ -256,8 +315,12 @@ def _uses(
     from moeprof.cache.kernels import count_uses
 
     total = len(job.steps.starts) - 1
-    windows = {"fit": (0, job.first), "judged": (job.first, total)}
-    kinds = {POLICIES[cell.policy].fitted for cell in cells} - {""}
+    windows = {
+        "fit": (0, job.first),
+        "fit-tokens": (0, job.first),
+        "judged": (job.first, total),
+    }
+    kinds = {cell.fitted for cell in cells} & set(windows)
     shape = (layers, job.trace.experts_per_layer)
     uses = {kind: np.zeros(shape, np.int64) for kind in kinds}
     for kind, counted in uses.items():
@@ -266,7 +329,7 @@ def _uses(
             for layer in range(layers):
                 count_uses(
                     chunk.experts[layer], chunk.recorded[layer], chunk.starts, chunk.first_event,
-                    windows[kind], last[layer], counted[layer],
+                    windows[kind], kind == "fit-tokens", last[layer], counted[layer],
                 )  # fmt: skip
     return uses
 
@@ -298,8 +361,13 @@ def _results(
     tokens = np.diff(job.steps.starts)[job.first :]
     total = int(tokens.sum())
     rows = [_row(job, cell, count, total) for cell, count in zip(cells, counted, strict=True)]
-    if not rows[0].accesses:
-        raise InputError(f"{trace}: no layer was recorded for any token to replay")
+    for row in rows:
+        if not row.accesses:
+            raise InputError(
+                f"{trace}: no layer was recorded for any token to replay"
+                if cells[0].contract.serving == "at_once" and not cells[0].contract.source
+                else f"{trace}: contract {row.contract} looks up none of these steps"
+            )
     return CacheReplays(
         rows=rows,
         contracts=list({cell.contract.name: cell.contract for cell in cells}.values()),
@@ -338,7 +406,7 @@ def _row(job: _Job, cell: Cell, counted: _Counted, tokens: int) -> CacheReplay:
         misses_per_token=misses / tokens,
         bytes_per_token=read,
         budget_bytes=cell.budget_bytes,
-        quotas=counted.quotas,
+        quotas=None if counted.quotas is None else counted.quotas.slots,
         accesses_by_layer=counted.totals[:, 0],
         misses_by_layer=by_layer,
         event_accesses=counted.accesses,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.cache.contracts import Contract
-from moeprof.cache.policies import POLICIES
+from moeprof.cache.policies import find_policy, load_policy
+from moeprof.cache.policies.names import PolicyName
 from moeprof.errors import InputError
 from moeprof.trace import Trace
 
@@ -24,16 +25,6 @@ class Scope(StrEnum):
     QUOTA = "quota"  # every layer has its own, as many as serve it best on the window before
 
 
-def refuse_foreign_rules(contract: Contract, scope: Scope, policy: str) -> None:
-    """Raise InputError where an engine of `contract` has no such scope or policy."""
-    if contract.scope and scope != contract.scope:
-        raise InputError(f"contract {contract.name} has scope {contract.scope}, not {scope}")
-    if contract.policies and policy not in contract.policies:
-        raise InputError(
-            f"contract {contract.name} knows {', '.join(contract.policies)}, not policy '{policy}'"
-        )
-
-
 @dataclass(frozen=True)
 class Cell:
     """One replay: a policy at one size."""
@@ -44,6 +35,51 @@ class Cell:
     contract: Contract
     seed: int = 0
     budget_bytes: int | None = None  # in all; then capacity is counted in bytes and not in slots
+    max_inserts: int | None = None  # misses of an event that come in at most, where not the rules'
+
+    @property
+    def rules(self) -> PolicyName:
+        """The policy, in the engine's own version where the contract has one."""
+        return find_policy(self.policy, dict(self.contract.own))
+
+    @property
+    def fitted(self) -> str:
+        """What chooses the residents before the first event; "" where nothing does."""
+        return self.rules.fitted
+
+    @property
+    def inserts(self) -> int:
+        """Misses of an event that come in at most; 0: all."""
+        return self.max_inserts or self.rules.inserts or self.contract.inserts or 0
+
+
+def refuse_foreign_rules(cell: Cell, top_k: int) -> None:
+    """Raise InputError where the engine of the contract has no such scope, policy or size."""
+    contract = cell.contract
+    if contract.scope and cell.scope != contract.scope:
+        raise InputError(f"contract {contract.name} has scope {contract.scope}, not {cell.scope}")
+    if contract.policies and cell.policy not in contract.policies:
+        raise InputError(
+            f"contract {contract.name} knows {', '.join(contract.policies)}, "
+            f"not policy '{cell.policy}'"
+        )
+    load_policy(cell.rules)
+    if contract.serving == "in_parts" and cell.slots < top_k:
+        raise InputError(
+            f"contract {contract.name}: a token needs {top_k} experts at a time, and {cell.slots} "
+            f"slots do not hold them; give {top_k} at least"
+        )
+    if cell.max_inserts is not None and cell.max_inserts < 1:
+        raise InputError(f"max inserts {cell.max_inserts}: 1 at least, or none for no limit")
+
+
+def refuse_missing_gates(cell: Cell, trace: Trace) -> None:
+    """Raise InputError where the policy reads gate weights and the recording has none."""
+    if getattr(load_policy(cell.rules), "READS_GATES", False) and not trace.manifest.weights:
+        raise InputError(
+            f"{trace}: policy '{cell.policy}' needs the gate weights, which were not recorded; "
+            "record it with --weights, or choose another policy"
+        )
 
 
 def parse_scope(name: Scope | str) -> Scope:
@@ -72,12 +108,12 @@ def slot_counts(
     return counts
 
 
-def judged_from(policies: Sequence[str], scope: Scope, fit: float | None, steps: int) -> int:
+def judged_from(cells: Sequence[Cell], scope: Scope, fit: float | None, steps: int) -> int:
     """The first step that is counted: what is fitted is judged on later steps than it saw.
 
     `fit` is the share of the steps before; None: a half where something is fitted, else none.
     """
-    fitted = scope is Scope.QUOTA or any(POLICIES[name].fitted == "fit" for name in policies)
+    fitted = scope is Scope.QUOTA or any(cell.fitted.startswith("fit") for cell in cells)
     share = (0.5 if fitted else 0.0) if fit is None else fit
     if not 0 <= share < 1:
         raise InputError(f"fit {share}: a share of the steps, at least 0 and below 1, is needed")

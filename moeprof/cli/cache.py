@@ -16,14 +16,18 @@ from moeprof.cli.limits import parse_bytes
 from moeprof.cli.ranges import parse_by_layer, parse_numbers, parse_shares
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.report.text import replays_text
-from moeprof.trace import Phase
+from moeprof.trace import Phase, Trace
 
 
 def run(
     trace: TraceArgument,
     policy: Annotated[
-        str, typer.Option(metavar="P,P", help=f"all, or some of {', '.join(POLICIES)}.")
-    ] = "lru",
+        str | None,
+        typer.Option(
+            metavar="P,P",
+            help=f"all, or some of {', '.join(POLICIES)}; the contract's own if not given.",
+        ),
+    ] = None,
     slots: Annotated[
         str | None,
         typer.Option(
@@ -37,14 +41,19 @@ def run(
         str | None, typer.Option(metavar="BYTES", help="One size in bytes for all layers, 20GiB.")
     ] = None,
     scope: Annotated[
-        Scope, typer.Option(help="Slots per layer, one pool, or shared out by need.")
-    ] = Scope.LAYER,
+        Scope | None,
+        typer.Option(help="Slots per layer, one pool, or shared out by need; layer by default."),
+    ] = None,
     contract: Annotated[
         str, typer.Option(metavar="C,C", help=f"Rules of the engine: {', '.join(CONTRACTS)}.")
     ] = "atomic",
     across_contracts: Annotated[
         bool, typer.Option("--across-contracts", help="Show several contracts side by side.")
     ] = False,
+    max_inserts: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Misses of a step and layer that come in at most."),
+    ] = None,
     phase: Annotated[str, typer.Option(help="Tokens to replay: all, prefill or decode.")] = "all",
     precision: Annotated[str, typer.Option(help="Weight format that a miss reads.")] = "bf16",
     expert_bytes: Annotated[
@@ -75,13 +84,14 @@ def run(
     opened = open_and_warn(trace, quiet)
     replays = replay_cache(
         opened,
-        policy=list(POLICIES) if policy == "all" else policy.split(","),
+        policy=_named(policy, contract.split(","), opened),
         slots=parse_numbers(slots, "--slots") or [],
         fraction=parse_shares(fraction, "--fraction"),
         budget_bytes=parse_bytes(budget, "--budget"),
         scope=scope,
         contract=contract.split(","),
         across_contracts=across_contracts,
+        max_inserts=max_inserts,
         phase=Phase.parse(phase),
         precision=precision,
         expert_bytes=parse_by_layer(expert_bytes, "--expert-bytes"),
@@ -91,3 +101,12 @@ def run(
         max_num_batched_tokens=max_num_batched_tokens,
     )
     return Answer(replays, replays_text, json, inputs=[trace])
+
+
+def _named(policy: str | None, contracts: list[str], trace: Trace) -> list[str] | None:
+    """The policies asked for: all are those that the contract has and the recording feeds."""
+    if policy != "all":
+        return None if policy is None else policy.split(",")
+    own = CONTRACTS[contracts[0]].policies if contracts[0] in CONTRACTS else ()
+    every = list(own or POLICIES)
+    return [name for name in every if name != "mrs" or trace.manifest.weights]

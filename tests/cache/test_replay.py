@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -23,6 +24,7 @@ from tests.cache.oracles import (
     fewest_misses,
     kept_soonest,
 )
+from tests.cache.ranks import RANKS, ActivationMatrix, Weights, ranked_by
 from tests.cache.test_curve import events
 from tests.conftest import small_config
 from tests.recordings import SHIPPED, recording, shared_folder
@@ -32,12 +34,15 @@ SCOPES = st.sampled_from(["layer", "global"])
 ONLINE = [name for name, policy in POLICIES.items() if not policy.fitted and "belady" not in name]
 
 
-def made_up(seed: int, tokens: int = 40, batch: int = 1, experts: int = EXPERTS) -> Trace:
-    """Two MoE layers of `experts`, top-2, `batch` tokens a step."""
-    model = MoEModel.from_config(small_config(layers=3, experts=experts, top_k=2))
+def made_up(
+    seed: int, tokens: int = 40, batch: int = 1, experts: int = EXPERTS, top_k: int = 2
+) -> Trace:
+    """Two MoE layers of `experts`, `batch` tokens a step, with gate weights."""
+    model = MoEModel.from_config(small_config(layers=3, experts=experts, top_k=top_k))
     rows, requests = synthesize_rows(model, tokens, seed=seed, prefill=0.0)
     rows.step[:] = np.arange(tokens) // batch
-    return Trace.in_memory(model, rows, requests)
+    gates = np.random.default_rng(seed).random(rows.experts.shape).astype(np.float16)
+    return Trace.in_memory(model, replace(rows, weights=gates), requests)
 
 
 def streams(trace: Trace, scope: str) -> list[list[list[int]]]:
@@ -78,6 +83,80 @@ def test_the_loop_is_the_oracle_event_by_event(
     counted = row.event_misses if scope == "layer" else row.event_misses.T.reshape(1, -1)
     assert counted.tolist() == expected
     assert row.misses == sum(map(sum, expected))
+
+
+@settings(max_examples=80)
+@given(
+    policy=st.sampled_from(sorted(RANKS)),
+    seed=st.integers(0, 99),
+    batch=st.integers(1, 5),
+    slots=st.integers(1, EXPERTS),
+    scope=SCOPES,
+    contract=st.sampled_from(["atomic", "sequential"]),
+)
+def test_what_ranks_residents_is_its_definition_event_by_event(
+    policy: str, seed: int, batch: int, slots: int, scope: str, contract: str
+) -> None:
+    trace = made_up(seed, batch=batch)
+    row = only(trace, policy, slots, scope, contract=contract, events=True)
+    expected = []
+    for stream, weights in zip(
+        streams(trace, scope), event_weights(trace, scope, policy == "mrs"), strict=True
+    ):
+        ranks = RANKS[policy](1 if scope == "layer" else len(trace.layers), weights)
+        if isinstance(ranks, ActivationMatrix):
+            ranks.experts, ranks.begins = EXPERTS, begins(trace)
+        expected.append(ranked_by(ranks, stream, slots, sequential=contract == "sequential"))
+    assert row.event_misses is not None
+    counted = row.event_misses if scope == "layer" else row.event_misses.T.reshape(1, -1)
+    assert counted.tolist() == expected
+
+
+def begins(trace: Trace) -> frozenset[int]:
+    """The steps none of whose requests was in the step before."""
+    found, before = [], set[int]()
+    for step in sorted(set(trace.step.tolist())):
+        now = set(trace.request[trace.step == step].tolist())
+        found += [] if now & before else [step]
+        before = now
+    return frozenset(found)
+
+
+def event_weights(trace: Trace, scope: str, gates: bool) -> list[Weights]:
+    """Tokens of every event that want an item, or their gate weights; a list a layer, or one."""
+    layers = trace.layers
+    found: list[Weights] = [{} for _ in (layers if scope == "layer" else [0])]
+    for ordinal, layer in enumerate(layers):
+        ids, weights = trace.experts(layer), trace.weights(layer)
+        for row, step in enumerate(trace.step.tolist()):
+            event = step if scope == "layer" else step * len(layers) + ordinal
+            held = found[ordinal if scope == "layer" else 0]
+            for expert, gate in zip(ids[row].tolist(), weights[row].tolist(), strict=True):
+                key = (event, layer * trace.experts_per_layer + expert)
+                held[key] = held.get(key, 0.0) + (gate if gates else 1.0)
+    return found
+
+
+@given(
+    policy=st.sampled_from(ONLINE),
+    seed=st.integers(0, 30),
+    slots=st.integers(1, EXPERTS),
+    scope=SCOPES,
+    inserts=st.integers(1, 3),
+)
+@settings(max_examples=40)
+def test_no_event_brings_in_more_than_the_cap(
+    policy: str, seed: int, slots: int, scope: str, inserts: int
+) -> None:
+    trace = made_up(seed, batch=3)
+    for contract in ("atomic", "sequential"):
+        row = only(trace, policy, slots, scope, max_inserts=inserts, contract=contract)
+        assert row.loads <= inserts * 2 * len(set(trace.step.tolist()))
+    one = only(trace, policy, slots, scope, max_inserts=2 * EXPERTS)
+    assert one.misses == only(trace, policy, slots, scope, **LIMITS.get(policy, {})).misses
+
+
+LIMITS: dict[str, dict[str, object]] = {"lru-capped": {"max_inserts": 2 * EXPERTS}}
 
 
 @settings(max_examples=40)
@@ -157,8 +236,7 @@ def test_forced_admission_is_belady_where_an_event_is_one_expert(
 def test_one_expert_an_event_is_the_same_under_both_contracts(
     policy: str, seed: int, scope: str
 ) -> None:
-    model = MoEModel.from_config(small_config(layers=3, experts=9, top_k=1))
-    trace = Trace.in_memory(model, *synthesize_rows(model, 60, seed=seed, prefill=0.0))
+    trace = made_up(seed, tokens=60, experts=9, top_k=1)
     rows = [only(trace, policy, 4, scope, contract=name) for name in ("atomic", "sequential")]
     assert rows[0].misses == rows[1].misses
 
@@ -245,7 +323,7 @@ def test_big_moe_on_edge_evicts_after_the_batch(seed: int, batch: int, slots: in
 def test_an_engines_contract_knows_its_own_scope_and_policies() -> None:
     trace = made_up(0)
     with pytest.raises(InputError, match="has scope global, not layer"):
-        replay_cache(trace, slots=4, contract="bigmoeonedge")
+        replay_cache(trace, slots=4, contract="bigmoeonedge", scope="layer")
     with pytest.raises(InputError, match="not policy 'arc'"):
         replay_cache(trace, slots=4, contract="bigmoeonedge", scope="global", policy="arc")
 

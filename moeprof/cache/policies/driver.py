@@ -1,4 +1,7 @@
-"""The one loop of replay. It is compiled once for each policy, whose hooks it calls by name."""
+"""The one loop of replay. It is compiled once for each policy and each way to serve an event.
+
+The policy's hooks and the way to serve are called by name; `compiled` binds them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moeprof.cache.policies.shelf import NEVER, NO_EVENT, Shelf, drop, hook, put
+from moeprof.cache.policies import engine_serving, serving
+from moeprof.cache.policies.serving import Rules, Source, gather
+from moeprof.cache.policies.shelf import Shelf, hook
+
+PREFILL, FRESH = 1, 2  # bits of a step's kind: holds prompt tokens; none of its requests ran before
 
 
 class Tally(NamedTuple):
@@ -27,135 +34,10 @@ class Tally(NamedTuple):
     noted: NDArray[np.int64]  # [layers] how many of them
 
 
-class Rules(NamedTuple):
-    """What a contract changes in the loop."""
-
-    sequential: bool  # each member is looked up and served in turn, and nothing is pinned
-    by_last_use: bool  # members come in order of last use in the event, not of first
-    evict_after: bool  # all misses come in, then others go until the capacity holds again
-
-
-# The hooks of a policy, which `compiled` binds. `evict` names who makes room, or the newcomer
-# itself, which then is not admitted, or -1 where the event needs all that are here.
-hit: Any = None  # (shelf, state, item, event)
-arrive: Any = None  # (shelf, state, item): a miss, before there is room for it
-evict: Any = None  # (shelf, state, item, event) -> item
-insert: Any = None  # (shelf, state, item, event)
-
-
-FORESIGHT = False  # whether the policy is told when an item is needed next
-
-
-def gather(
-    experts: NDArray[np.unsignedinteger],
-    recorded: NDArray[np.bool_],
-    future: NDArray[np.int32],
-    rows: tuple[int, int, int],
-    layer: int,
-    shelf: Shelf,
-    event: int,
-    members: NDArray[np.int64],
-) -> tuple[int, int]:
-    """The distinct items of the event in range(*rows) of one layer, in order of their first.
-
-    Returns how many, and how many ids name no expert: those are passed over, since compiled code
-    would write outside of the arrays and not complain. Rows that count down give the order of last
-    use, backwards.
-    """
-    layers, _, k = experts.shape
-    size = len(shelf.resident) // layers
-    base = layer * size
-    count = foreign = 0
-    for row in range(rows[0], rows[1], rows[2]):
-        for place in range(k if recorded[layer, row] else 0):
-            slot = place if rows[2] > 0 else k - 1 - place
-            expert = experts[layer, row, slot]
-            if expert >= size:
-                foreign += 1
-                continue
-            item = base + expert
-            if shelf.last_event[item] != event:
-                shelf.last_event[item] = event
-                members[count] = item
-                count += 1
-                if FORESIGHT:
-                    after = future[layer, row, slot]
-                    shelf.next_use[item] = NEVER if after < 0 else after * layers + layer
-    return count, foreign
-
-
-def serve(shelf: Shelf, state: Any, item: int, event: int) -> int:
-    """Bring in a missing item as the policy will have it. Returns 1 where it was admitted.
-
-    Where the event needs all that are here, the policy chooses among those; what exceeds the
-    whole cache passes through.
-    """
-    arrive(shelf, state, item)
-    if shelf.size[item] > shelf.capacity[0]:
-        return 0
-    while shelf.free[0] < shelf.size[item]:
-        victim = evict(shelf, state, item, event)
-        if victim < 0:
-            victim = evict(shelf, state, item, NO_EVENT)
-        if victim < 0 or victim == item:
-            return 0
-        drop(shelf, victim)
-    put(shelf, item)
-    insert(shelf, state, item, event)
-    return 1
-
-
-def admit_all(
-    members: NDArray[np.int64], count: int, event: int, shelf: Shelf, state: Any
-) -> tuple[int, int]:
-    """As `serve_event`, but room is made once all misses came in; the members of an event stay
-    where they alone exceed the capacity, until the next event makes room.
-    """
-    missing = 0
-    for i in range(count):
-        item = members[i]
-        if shelf.resident[item]:
-            hit(shelf, state, item, event)
-        else:
-            missing += 1
-            arrive(shelf, state, item)
-            put(shelf, item)
-            insert(shelf, state, item, event)
-    while shelf.free[0] < 0:
-        victim = evict(shelf, state, -1, event)
-        if victim == -1:
-            break
-        drop(shelf, victim)
-    return missing, missing
-
-
-def serve_event(
-    members: NDArray[np.int64], count: int, event: int, sequential: bool, shelf: Shelf, state: Any
-) -> tuple[int, int]:
-    """Look up and serve the first `count` of `members`. Returns misses, and how many came in.
-
-    Policies with foresight see all hits of an event before its misses, so that what is needed
-    again late may go at once.
-    """
-    missing = loaded = 0
-    if not sequential:
-        for i in range(count):
-            if not shelf.resident[members[i]]:
-                if FORESIGHT:
-                    members[missing] = members[i]
-                missing += 1
-            elif FORESIGHT:
-                hit(shelf, state, members[i], event)
-        if FORESIGHT:
-            count = missing
-    for i in range(count):
-        item = members[i]
-        if shelf.resident[item]:
-            hit(shelf, state, item, event)
-        else:
-            missing += sequential
-            loaded += serve(shelf, state, item, NO_EVENT if sequential else event)
-    return missing, loaded
+serve_event: Any = None  # a function of `serving`, bound by `compiled`
+prefill: Any = None  # (shelf, state): what a prompt does to the cache, which then is not counted
+renew: Any = None  # (shelf, state): new requests begin
+PROMPTS_PASS, RENEWED = False, False  # whether the policy has these two
 
 
 def note_missing(
@@ -170,41 +52,42 @@ def note_missing(
 
 
 def replay(
-    experts: NDArray[np.unsignedinteger],
-    recorded: NDArray[np.bool_],
-    future: NDArray[np.int32],
+    source: Source,
     starts: NDArray[np.int64],
+    kinds: NDArray[np.uint8],
     first_step: int,
     rules: Rules,
     shelf: Shelf,
     state: Any,
     tally: Tally,
+    members: NDArray[np.int64],
 ) -> None:
-    """Replay whole steps: experts [layers, rows, k], recorded [layers, rows]; step i is rows
-    starts[i] to starts[i + 1]. The layers share the cache and come in order within a step.
+    """Replay whole steps: step i is rows starts[i] to starts[i + 1] of `source` and of kind
+    kinds[i]. The layers share the cache and come in order within a step.
 
-    `future` is the step that names the expert of a place next, -1 for none, of experts' shape; it
-    has no rows where the policy has no foresight.
+    members [experts] is room for those of an event.
     """
-    layers = experts.shape[0]
-    members = np.empty(len(shelf.resident) // layers, np.int64)
+    layers = source.experts.shape[0]
     for index in range(starts.shape[0] - 1):
         step = first_step + index
+        shelf.clock[0] = step
+        if RENEWED and kinds[index] & FRESH:
+            renew(shelf, state)
+        if PROMPTS_PASS and kinds[index] & PREFILL:
+            prefill(shelf, state)
+            continue
         for layer in range(layers):
             event = step * layers + layer
-            shelf.clock[0], shelf.clock[1] = step, event
-            rows = (starts[index], starts[index + 1], 1)
-            if rules.by_last_use:
-                rows = (starts[index + 1] - 1, starts[index] - 1, -1)
-            count, foreign = gather(experts, recorded, future, rows, layer, shelf, event, members)
-            if rules.by_last_use:
-                members[:count] = members[:count][::-1].copy()
+            shelf.clock[1] = event
             if tally.missed.shape[1] > 0:
-                note_missing(members, count, layer, shelf, tally)
-            if rules.evict_after:
-                missing, loaded = admit_all(members, count, event, shelf, state)
-            else:
-                missing, loaded = serve_event(members, count, event, rules.sequential, shelf, state)
+                held, _ = gather(
+                    source, layer, starts[index], starts[index + 1], -3 - event, rules.order,
+                    shelf, members,
+                )  # fmt: skip
+                note_missing(members, held, layer, shelf, tally)
+            count, missing, loaded, foreign = serve_event(
+                source, layer, starts[index], starts[index + 1], event, rules, shelf, state, members
+            )
             tally.foreign[layer] += foreign
             if step >= tally.first[0]:
                 tally.totals[layer, 0] += count
@@ -216,8 +99,8 @@ def replay(
 
 
 @cache
-def compiled(policy: ModuleType) -> Any:
-    """`replay` with the hooks of `policy` in place, so that the compiler can inline them.
+def compiled(policy: ModuleType, way: str) -> Any:
+    """`replay` with the hooks of `policy`, serving events in the `way` of that name.
 
     Numba binds globals when it compiles and finds a cached binary by the name and the file of a
     function: a copy of the code under another name is another function to it. It does not see that
@@ -226,20 +109,25 @@ def compiled(policy: ModuleType) -> Any:
     names: dict[str, Any] = {
         name: getattr(policy, name) for name in ("hit", "arrive", "evict", "insert")
     }
-    names["FORESIGHT"] = getattr(policy, "FORESIGHT", False)
-    for part in (gather, serve, admit_all, serve_event, note_missing):
-        names[part.__name__] = _copy(part, policy, names)
-    return _copy(replay, policy, names)
+    for flag in ("FORESIGHT", "COUNTS_TOKENS", "READS_GATES"):
+        names[flag] = getattr(policy, flag, False)
+    names["HITS_FIRST"] = names["FORESIGHT"] or getattr(policy, "HITS_FIRST", False)
+    for flag, name in (("PROMPTS_PASS", "prefill"), ("RENEWED", "renew")):
+        names[flag] = hasattr(policy, name)
+        names[name] = getattr(policy, name, None)
+    tag = f"{policy.__name__.rpartition('.')[2]}_{way}_{policies_digest():08x}"
+    serve = getattr(serving, way, None) or getattr(engine_serving, way)
+    for part in (*serving.PARTS, *engine_serving.PARTS, serve, note_missing):
+        names[part.__name__] = hook(_copy(part, tag, names))
+    names["serve_event"] = names[way]
+    return njit(cache=True, nogil=True)(_copy(replay, tag, names))
 
 
-def _copy(function: Any, policy: ModuleType, names: dict[str, Any]) -> Any:
-    copy = FunctionType(function.__code__, {**globals(), **names}, function.__name__)
-    name = policy.__name__.rpartition(".")[2]
-    copy.__qualname__ = f"{function.__name__}_{name}_{policies_digest():08x}"
-    copy.__module__ = __name__
-    if function is not replay:
-        return hook(copy)
-    return njit(cache=True, nogil=True)(copy)
+def _copy(function: Any, tag: str, names: dict[str, Any]) -> Any:
+    copy = FunctionType(function.__code__, {**function.__globals__, **names}, function.__name__)
+    copy.__qualname__ = f"{function.__name__}_{tag}"
+    copy.__module__ = function.__module__
+    return copy
 
 
 @cache

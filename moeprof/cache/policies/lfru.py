@@ -1,53 +1,42 @@
-"""LFRU: uses divided by the time since the last one; the lowest goes."""
+"""LFRU: uses divided by the time since the last one; the lowest goes.
+
+As arXiv 2608.07911 (moe-cache-eval) counts: uses also while an item is not resident, age in
+events, of equals the lowest id.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
-
+from moeprof.cache.policies.kinetic import Kinetic, new_kinetic, set_resident, take_lowest_rate
 from moeprof.cache.policies.setup import Setup
-from moeprof.cache.policies.shelf import Shelf, hook, pinned
+from moeprof.cache.policies.shelf import Shelf, hook
 
 
-class State(NamedTuple):
-    """Uses also while an item is not resident, as moe-cache-eval counts them."""
-
-    uses: NDArray[np.int64]  # [items]
-    last: NDArray[np.int64]  # [items] time of the last use, in events
-
-
-def new_state(setup: Setup) -> State:
+def new_state(setup: Setup) -> Kinetic:
     """Nothing was used."""
-    return State(np.zeros(setup.items, np.int64), np.zeros(setup.items, np.int64))
+    return new_kinetic(setup.items)
 
 
 @hook
-def arrive(shelf: Shelf, state: State, item: int) -> None:
+def arrive(shelf: Shelf, state: Kinetic, item: int) -> None:
     """Count the use."""
     state.uses[item] += 1
     state.last[item] = shelf.clock[1]
 
 
 @hook
-def hit(shelf: Shelf, state: State, item: int, event: int) -> None:
+def insert(shelf: Shelf, state: Kinetic, item: int, event: int) -> None:
+    """With all its uses."""
+    set_resident(state, item, True, shelf.clock[1])
+
+
+@hook
+def hit(shelf: Shelf, state: Kinetic, item: int, event: int) -> None:
     """Count the use."""
     arrive(shelf, state, item)
+    insert(shelf, state, item, event)
 
 
 @hook
-def insert(shelf: Shelf, state: State, item: int, event: int) -> None:
-    """Known already."""
-
-
-@hook
-def evict(shelf: Shelf, state: State, item: int, event: int) -> int:
-    """The lowest rate; of equals the lowest id."""
-    victim, lowest = -1, np.inf
-    for other in range(len(state.uses)):
-        if shelf.resident[other] and not pinned(shelf, other, event):
-            rate = state.uses[other] / (shelf.clock[1] - state.last[other] + 1)
-            if rate < lowest:
-                victim, lowest = other, rate
-    return victim
+def evict(shelf: Shelf, state: Kinetic, item: int, event: int) -> int:
+    """The lowest rate."""
+    return take_lowest_rate(state, shelf, event, shelf.clock[1])

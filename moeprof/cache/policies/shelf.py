@@ -40,6 +40,10 @@ class Shelf(NamedTuple):
     capacity: NDArray[np.int64]  # [1]
     clock: NDArray[np.int64]  # [2] the step, and the event counted over all layers of the cache
     next_use: NDArray[np.int64]  # [items] the event that names it next, for policies with FORESIGHT
+    weight: NDArray[np.float64]  # [items] tokens of the event that want it, or their gate weights
+    waiting: NDArray[np.int32]  # [items] misses that come in between steps, serving `deferred`
+    flying: NDArray[np.int32]  # [items] those on their way
+    queued: NDArray[np.int64]  # [2] how many wait, how many are on their way
 
 
 def new_shelf(size: NDArray[np.int64], capacity: int) -> Shelf:
@@ -53,6 +57,10 @@ def new_shelf(size: NDArray[np.int64], capacity: int) -> Shelf:
         np.array([capacity], np.int64),
         np.zeros(2, np.int64),
         np.full(items, NEVER, np.int64),
+        np.zeros(items),
+        np.zeros(items, np.int32),
+        np.zeros(items, np.int32),
+        np.zeros(2, np.int64),
     )
 
 

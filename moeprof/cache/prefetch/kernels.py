@@ -133,6 +133,10 @@ def shelf_of(shelves: Shelf, cache: int) -> Shelf:
         shelves.capacity[cache],
         shelves.clock[cache],
         shelves.next_use[cache],
+        shelves.weight[cache],
+        shelves.waiting[cache],
+        shelves.flying[cache],
+        shelves.queued[cache],
     )
 
 

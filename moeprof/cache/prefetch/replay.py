@@ -153,6 +153,13 @@ def _check_policy(policy: str) -> None:
         raise InputError(f"policy {policy} admits nothing, so nothing can be fetched ahead into it")
     if getattr(load_policy(policy), "FORESIGHT", False):
         raise InputError(f"policy {policy} knows the future: prefetch is replayed under others")
+    told = any(
+        getattr(load_policy(policy), flag, False) for flag in ("COUNTS_TOKENS", "READS_GATES")
+    )
+    if told or POLICIES[policy].inserts:
+        raise InputError(
+            f"policy {policy} needs more of an event than prefetch replays: take another"
+        )
 
 
 def _check_numbers(trace: Trace, width: int, lookahead: int, recall: float) -> None:
