@@ -14,6 +14,7 @@ from moeprof.cache.policies.serving import BY_ID, FIRST_USE, LAST_USE, Rules, So
 from moeprof.cache.policies.setup import Setup
 from moeprof.cache.policies.shelf import Shelf, new_shelf
 from moeprof.cache.requests import Cell
+from moeprof.errors import InputError
 
 _ORDERS = {"first use": FIRST_USE, "last use": LAST_USE, "id": BY_ID}
 
@@ -28,12 +29,12 @@ class Running:
         layers: int,
         experts: int,
         slots: int,
-        capacity_bytes: int | None,  # of this cache, where capacity counts in bytes
         expert_bytes: NDArray[np.int64] | None,  # [layers]
         first: int,
         steps: int,  # to keep the counts of, 0 for none
-        kinds: NDArray[np.uint8],  # [steps] `driver.PREFILL` and `driver.FRESH`
         uses: NDArray[np.int64] | None,  # [layers, experts] in the window that is learned on
+        capacity_bytes: int | None = None,  # of this cache, where capacity counts in bytes
+        kinds: NDArray[np.uint8] | None = None,  # [steps] `driver.PREFILL` and `driver.FRESH`
         most: int = 0,  # misses of a layer to keep the experts of, 0 for none
     ) -> None:
         policy = load_policy(cell.rules)
@@ -68,10 +69,19 @@ class Running:
         self,
         chunk: EventChunk,
         future: NDArray[np.int32] | None,
-        gates: NDArray[np.float32] | None,
+        gates: NDArray[np.float32] | None = None,
     ) -> None:
-        """Replay the steps of `chunk`; `future` as `foresight.next_steps` returns it."""
+        """Replay the steps of `chunk`; `future` as `foresight.next_steps` returns it.
+
+        Raises InputError where the policy reads gate weights and is given none.
+        """
         layers, _, k = chunk.experts.shape
+        steps = len(chunk.starts) - 1
+        kinds = np.zeros(steps, np.uint8)
+        if self._kinds is not None:
+            kinds = self._kinds[chunk.first_event : chunk.first_event + steps]
+        if self._gates and gates is None:
+            raise InputError("a policy that reads gate weights has none to read here")
         nothing = (layers, 0, k)
         if future is None or not self._foresight:
             future = np.zeros(nothing, np.int32)
@@ -80,7 +90,7 @@ class Running:
         self._loop(
             Source(chunk.experts, chunk.recorded, future, gates),
             chunk.starts,
-            self._kinds[chunk.first_event : chunk.first_event + len(chunk.starts) - 1],
+            kinds,
             chunk.first_event,
             self._rules,
             self._shelf,

@@ -188,7 +188,6 @@ def _run(
         experts=experts,
         slots=slots,
         expert_bytes=None,
-        share=1.0,
         first=first,
         steps=sum(len(chunk.starts) - 1 for chunk in chunks) if stream else 0,
         uses=None,
