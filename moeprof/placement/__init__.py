@@ -7,6 +7,7 @@ from moeprof.placement.placement import Placement
 from moeprof.placement.plan import Plan, read_plan, write_plan
 from moeprof.placement.solve import solve_placement
 from moeprof.placement.solvers import SOLVERS
+from moeprof.placement.solvers.milp import proven_bound_by_layer
 from moeprof.placement.topology import Topology
 from moeprof.placement.traffic import Traffic, measure_traffic
 
@@ -23,6 +24,7 @@ __all__ = [
     "measure_traffic",
     "place_load",
     "place_trace",
+    "proven_bound_by_layer",
     "read_load",
     "read_plan",
     "solve_placement",

@@ -46,6 +46,7 @@ def test_every_solver_answers_with_every_key(
     run: Run, saved: Callable[..., Path], solver: str
 ) -> None:
     command = ("place", saved(), "--gpus", 4, "--nodes", 2, "--redundant", 4, "--solver", solver)
+    command += ("--max-imbalance", 1.1)
     code, out, _ = run(*command, "--json")
     document = json.loads(out)
     assert code == 0 and document["schema"] == "moeprof.place/1"

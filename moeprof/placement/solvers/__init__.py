@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from moeprof.placement.solvers.eplb import eplb
+from moeprof.placement.solvers.milp import milp
 from moeprof.placement.solvers.orders import linear, random, round_robin
 from moeprof.placement.solvers.problem import Map, Problem
 from moeprof.placement.solvers.search import best, greedy
@@ -15,6 +16,7 @@ SOLVERS: dict[str, Callable[[Problem], Map]] = {
     "eplb": eplb,
     "greedy": greedy,
     "best": best,
+    "milp": milp,
     "coactivation": coactivation,
     "node_aware": node_aware,
 }

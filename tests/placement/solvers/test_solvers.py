@@ -15,7 +15,7 @@ from moeprof.placement import SOLVERS, Topology, lower_bound, lower_bound_by_lay
 from tests.placement.maps import loads, placements, slow_rank_load
 
 NEED_TOKENS = ("coactivation", "node_aware")
-DISTINCT = [name for name in SOLVERS if name not in ("eplb", *NEED_TOKENS)]
+DISTINCT = [name for name in SOLVERS if name not in ("eplb", "milp", *NEED_TOKENS)]
 
 
 @st.composite
