@@ -15,6 +15,8 @@ from moeprof.model.presets import read_preset
 # attention (Qwen3.5), and 2 of all else.
 STORED = {
     "deepseek-r1": 684_531_386_000,
+    "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v2.5": 235_741_434_880,
     "deepseek-v3": 684_531_386_000,
     "deepseek-v3.2": 685_396_921_376,
     "glm-4.5": 358_337_791_296,
@@ -30,6 +32,8 @@ STORED = {
     "minimax-m3": 427_040_140_160,
     "mixtral-8x7b": 46_702_792_704,
     "olmoe-1b-7b": 6_919_161_856,
+    "qwen1.5-moe-a2.7b": 14_315_784_192,
+    "qwen2-57b-a14b": 57_408_658_944,
     "qwen3-235b-a22b": 235_093_634_560,
     "qwen3-30b-a3b": 30_532_122_624,
     "qwen3-32b": 32_762_123_264,
@@ -48,6 +52,8 @@ PREDICTION = {"deepseek-v3": 14e9, "glm-5": 10e9}
 # the embedding too, MiniMax and GLM neither.
 ACTIVE = {
     "deepseek-r1": (37, ("head",)),
+    "deepseek-v2-lite": (2.4, ("head",)),
+    "deepseek-v2.5": (21, ("head",)),
     "deepseek-v3": (37, ("head",)),
     "deepseek-v3.2": (37, ("head",)),
     "glm-4.5": (32, ()),
@@ -61,6 +67,8 @@ ACTIVE = {
     "minimax-m3": (23, ()),
     "mixtral-8x7b": (12.9, ("head", "embedding")),
     "olmoe-1b-7b": (1.3, ("head", "embedding")),
+    "qwen1.5-moe-a2.7b": (2.7, ("head", "embedding")),
+    "qwen2-57b-a14b": (14, ("head", "embedding")),
     "qwen3-235b-a22b": (22, ("head", "embedding")),
     "qwen3-30b-a3b": (3.3, ("head", "embedding")),
     "qwen3.5-397b-a17b": (17, ("head", "embedding")),
