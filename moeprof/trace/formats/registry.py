@@ -22,6 +22,7 @@ from moeprof.trace.formats import (
     tables,
     torch_files,
     training,
+    trtllm,
 )
 from moeprof.trace.formats.block import Format
 from moeprof.trace.formats.reading import read_head
@@ -40,7 +41,7 @@ FORMATS: tuple[Format, ...] = (
     training.MOSL_FORMAT,
     plain_parquet.FORMAT,
     count_files.IMATRIX_FORMAT,
-    count_files.TRTLLM_FORMAT,
+    trtllm.FORMAT,
     count_files.PROFILE_FORMAT,
     colibri.USAGE_FORMAT,
     colibri.TRACE_FORMAT,
