@@ -2,7 +2,13 @@
 
 from moeprof.placement.annealing import Aim
 from moeprof.placement.bounds import lower_bound, lower_bound_by_layer
-from moeprof.placement.place import PlacementResult, place_load, place_trace, read_load
+from moeprof.placement.place import (
+    PlacementResult,
+    observe_window,
+    place_load,
+    place_trace,
+    read_load,
+)
 from moeprof.placement.placement import Placement
 from moeprof.placement.plan import Plan, read_plan, write_plan
 from moeprof.placement.solve import solve_placement
@@ -22,6 +28,7 @@ __all__ = [
     "lower_bound",
     "lower_bound_by_layer",
     "measure_traffic",
+    "observe_window",
     "place_load",
     "place_trace",
     "proven_bound_by_layer",

@@ -22,6 +22,7 @@ from moeprof.placement.windows import SplitBy, Windows, split_windows
 from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Trace
 
+ROUTED = 16_384  # tokens for solvers of traffic, which thin them further
 WINDOWS = 16  # that the window of the fit is divided into, for solvers that even them out
 
 
@@ -90,7 +91,7 @@ def place_trace(
         seed=seed,
         before=before,
         expert_bytes=_expert_bytes(trace, precision),
-        **_observed(trace, windows),
+        **({} if windows.fit is None else observe_window(trace, windows.fit)),
         **solving,
     )
     traffic = judged = None
@@ -177,23 +178,22 @@ def _expert_bytes(trace: Trace, precision: str) -> int | None:
     return max((trace.manifest.expert_bytes or {}).values(), default=None)
 
 
-def _observed(trace: Trace, windows: Windows) -> dict[str, Any]:
-    """What solvers may learn from beside the sum: tokens, and loads of parts of the time."""
-    if windows.fit is None:
-        return {}
-    rows = np.flatnonzero(windows.fit)
+def observe_window(trace: Trace, window: NDArray[np.bool_]) -> dict[str, Any]:
+    """What `solve_placement` may learn of the tokens of `window` [tokens] beside their sum.
+
+    Its arguments `windows`, the loads of at most `WINDOWS` parts of as many tokens, and `routing`,
+    of tokens evenly thinned to `ROUTED`.
+    """
+    rows = np.flatnonzero(window)
     parts = min(WINDOWS, len(rows))
+    sample = np.zeros_like(window)
+    sample[rows[:: -(-len(rows) // ROUTED) or 1]] = True
     part = np.full(trace.tokens, parts, np.int32)
     part[rows] = np.arange(len(rows)) * parts // len(rows)
     return {
-        "routing": routing_of(trace, windows.fit),
+        "routing": [trace.experts(n)[sample[trace.recorded(n)]] for n in trace.layers],
         "windows": count_assignments(trace, part, parts + 1)[:parts],
     }
-
-
-def routing_of(trace: Trace, window: NDArray[np.bool_]) -> list[NDArray[np.unsignedinteger]]:
-    """[tokens, top_k] ids of each layer, of the tokens of `window` [tokens] that have it."""
-    return [trace.experts(layer)[window[trace.recorded(layer)]] for layer in trace.layers]
 
 
 def read_load(path: str | Path) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from moeprof.errors import InfeasibleError, InputError
 from moeprof.placement import (
     Topology,
     measure_traffic,
+    observe_window,
     place_load,
     place_trace,
     read_load,
@@ -36,6 +37,15 @@ def test_the_map_is_fitted_on_one_window_and_judged_on_the_other(trace: Trace) -
     assert found.bytes_between_nodes_per_token == traffic.bytes_between_nodes_per_token
     assert found.layers == trace.layers == found.plan.layers
     assert found.redundant_bytes == 4 * 3 * trace.model.bytes_per_expert("bf16")
+
+
+def test_a_solver_is_told_of_the_window_alone(trace: Trace) -> None:
+    window = split_windows(trace, by="request", fit=0.4, seed=3)
+    assert window.fit is not None
+    seen = observe_window(trace, window.fit)
+    assert (seen["windows"].sum(axis=0) == window.fit_load).all()
+    for row, ids in enumerate(seen["routing"]):
+        assert (np.bincount(ids.ravel(), minlength=16) == window.fit_load[row]).all()
 
 
 def test_moves_are_counted_from_the_map_in_use(trace: Trace) -> None:
