@@ -93,7 +93,7 @@ def by_row(held: Sequence[HeldOut], baseline: bool) -> str:
         lines.append(
             (
                 *name,
-                f"{run.engine.serve}, {_HITS[run.engine.residency]}",
+                _how(run),
                 f"{case.resident:.2f}{'*' if run.budget.imputed else ''}",
                 f"{case.hit_ratio:.2f}",
                 f"{run.tok_s:g}",
@@ -142,6 +142,12 @@ def constants_by_fold(runs: Sequence[Run]) -> str:
         ),
         lines,
     )
+
+
+def _how(run: Run) -> str:
+    """How misses are served and hits come by, and what else sets a run apart."""
+    flags = [name for name in ("speculative", "lossy") if getattr(run, name)]
+    return ", ".join((run.engine.serve, _HITS[run.engine.residency], *flags))
 
 
 def _plain(run: Run) -> bool:
