@@ -130,8 +130,9 @@ class _Counted:
     totals: NDArray[np.int64]  # [layers, 3]
     accesses: NDArray[np.int64] | None  # [layers, steps]
     misses: NDArray[np.int64] | None
-    quotas: Quotas | None = None
     stream: MissStream | None = None
+    quotas: Quotas | None = None
+    equal: NDArray[np.int64] | None = None  # totals with equal slots, scope quota
 
 
 def _cells(
@@ -188,10 +189,11 @@ def _slots_of(
 def _replay_all(job: _Job, cells: list[Cell]) -> list[_Counted]:
     """A thread a layer where layers have their own cache, a thread a cell where they share one."""
     scope, layers = cells[0].scope, list(range(len(job.trace.layers)))
+    equal = [replace(cell, scope=Scope.LAYER) for cell in cells if scope is Scope.QUOTA]
     if scope is Scope.GLOBAL:
         tasks = [(layers, [cell]) for cell in cells]
     else:
-        tasks = [([layer], cells) for layer in layers]
+        tasks = [([layer], [*cells, *equal]) for layer in layers]
     quotas = _quotas(job, cells) if scope is Scope.QUOTA else {}
     kinds = _kinds(job, cells)
 
@@ -202,13 +204,13 @@ def _replay_all(job: _Job, cells: list[Cell]) -> list[_Counted]:
         done = list(pool.map(run, tasks))
     if scope is Scope.GLOBAL:
         return [counted for (counted,) in done]
-    return [
-        _stacked(parts, quotas.get(cell.slots))
-        for cell, parts in zip(cells, zip(*done, strict=True), strict=True)
-    ]
+    stacked = [_stacked(parts) for parts in zip(*done, strict=True)]
+    for cell, counted, twin in zip(cells, stacked, stacked[len(cells) :], strict=False):
+        counted.quotas, counted.equal = quotas[cell.slots], twin.totals
+    return stacked[: len(cells)]
 
 
-def _stacked(parts: Sequence[_Counted], quotas: Quotas | None) -> _Counted:
+def _stacked(parts: Sequence[_Counted]) -> _Counted:
     """The layers of one cell together."""
     accesses = [part.accesses for part in parts if part.accesses is not None]
     misses = [part.misses for part in parts if part.misses is not None]
@@ -216,7 +218,6 @@ def _stacked(parts: Sequence[_Counted], quotas: Quotas | None) -> _Counted:
         np.concatenate([part.totals for part in parts]),
         np.concatenate(accesses) if accesses else None,
         np.concatenate(misses) if misses else None,
-        quotas,
         _joined([part.stream for part in parts if part.stream is not None]),
     )
 
@@ -296,14 +297,14 @@ def _replay_group(
 
 def _slots(cell: Cell, group: list[int], quotas: Mapping[int, Quotas]) -> int:
     """Slots of one cache."""
-    return quotas[cell.slots].slots[group[0]] if quotas else cell.slots
+    return quotas[cell.slots].slots[group[0]] if cell.scope is Scope.QUOTA else cell.slots
 
 
 def _capacity(job: _Job, cell: Cell, group: list[int], quotas: Mapping[int, Quotas]) -> int | None:
     """Bytes of one cache, where capacity counts in bytes."""
     if cell.budget_bytes is None or job.sizes is None:
         return None
-    if quotas:
+    if cell.scope is Scope.QUOTA:
         return int(quotas[cell.slots].slots[group[0]] * job.sizes[group[0]])
     return cell.budget_bytes * len(group) // len(job.trace.layers)
 
@@ -388,6 +389,11 @@ def _results(
     )
 
 
+def _hit_ratio(totals: NDArray[np.int64]) -> float:
+    accesses, misses, _ = totals.sum(axis=0).tolist()
+    return float((accesses - misses) / max(accesses, 1))
+
+
 def _row(job: _Job, cell: Cell, counted: _Counted, tokens: int) -> CacheReplay:
     """One line of the table."""
     accesses, misses, loads = counted.totals.sum(axis=0).tolist()
@@ -407,6 +413,8 @@ def _row(job: _Job, cell: Cell, counted: _Counted, tokens: int) -> CacheReplay:
         bytes_per_token=read,
         budget_bytes=cell.budget_bytes,
         quotas=None if counted.quotas is None else counted.quotas.slots,
+        quotas_short_by=None if counted.quotas is None else counted.quotas.short_by,
+        equal_hit_ratio=None if counted.equal is None else _hit_ratio(counted.equal),
         accesses_by_layer=counted.totals[:, 0],
         misses_by_layer=by_layer,
         event_accesses=counted.accesses,

@@ -42,6 +42,8 @@ class CacheReplay(Result):
     bytes_per_token: float | None
     budget_bytes: int | None  # where capacity was counted in bytes
     quotas: list[int] | None  # slots of each layer, scope quota
+    quotas_short_by: int | None  # hits, at most, that the best quotas have more where fitted
+    equal_hit_ratio: float | None  # of the same policy with equal slots, scope quota
     accesses_by_layer: NDArray[np.int64] = field(repr=False, metadata=NOT_JSON)  # [layers]
     misses_by_layer: NDArray[np.int64] = field(repr=False, metadata=NOT_JSON)  # [layers]
     event_accesses: NDArray[np.int64] | None = field(

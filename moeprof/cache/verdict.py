@@ -56,6 +56,8 @@ class CacheVerdict(Result):
     tenth_less: float  # hit ratio that it loses with a tenth less
     gib_misses_per_token: float | None  # misses a token that one more GiB of slots saves LRU
     gib_bytes_per_token: float | None  # bytes a token that it saves
+    gib_misses_by_layer: dict[int, float] | None  # a token, where one layer alone has the GiB
+    gib_bytes_by_layer: dict[int, float] | None
     tokens: int
     words: str
 
@@ -94,6 +96,7 @@ def judge_cache(
     terrain = _terrain(max(more, -less))
     cycles = slots * layers / replays.token_cycle
     misses, read = _gib_more(curve, slots, layers)
+    by_layer = _gib_by_layer(trace, curve, slots)
     return CacheVerdict(
         policy=policy,
         scope=scope,
@@ -108,6 +111,8 @@ def judge_cache(
         tenth_less=less,
         gib_misses_per_token=misses,
         gib_bytes_per_token=read,
+        gib_misses_by_layer=by_layer,
+        gib_bytes_by_layer=_scaled(by_layer, curve.bytes_per_expert),
         tokens=replays.tokens,
         words=_words(policy, scope, hit, optimum, failure, terrain, cycles, more, less),
     )
@@ -131,6 +136,24 @@ def _gib_more(curve: LruCurve, slots: int, layers: int) -> tuple[float | None, f
     misses = curve.misses_per_token[at - 1] - curve.misses_per_token[until - 1]
     saved = misses * min(extra / (until - at), 1.0)
     return saved, saved * curve.bytes_per_expert
+
+
+def _gib_by_layer(trace: Trace, curve: LruCurve, slots: int) -> dict[int, float] | None:
+    """Misses a token that LRU is spared where one layer alone has a GiB more, by layer index."""
+    if curve.bytes_per_expert is None or curve.hits_by_layer is None:
+        return None
+    most = curve.hits_by_layer.shape[1]
+    at, extra = min(slots, most), 2**30 / curve.bytes_per_expert
+    until = min(max(round(at + extra), at + 1), most)
+    share = min(extra / max(until - at, 1), 1.0) / curve.tokens
+    saved = (curve.hits_by_layer[:, until - 1] - curve.hits_by_layer[:, at - 1]) * share
+    return dict(zip(trace.layers, saved.tolist(), strict=True))
+
+
+def _scaled(by_layer: dict[int, float] | None, factor: int | None) -> dict[int, float] | None:
+    if by_layer is None or factor is None:
+        return None
+    return {layer: value * factor for layer, value in by_layer.items()}
 
 
 def _failure(hit: float, optimum: float) -> Failure:

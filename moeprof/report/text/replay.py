@@ -21,18 +21,35 @@ def replays_text(replays: CacheReplays) -> str:
     if replays.fit_steps:
         head += f", after {replays.fit_steps:,} steps that were replayed and not counted"
     contracts = len(replays.contracts) > 1
-    columns = ["policy", _SLOTS[replays.rows[0].scope], "hits", "misses/token"]
+    equal = replays.rows[0].equal_hit_ratio is not None
+    columns = ["policy", _SLOTS[replays.rows[0].scope], "hits"]
+    columns += ["equal slots"] * equal + ["misses/token"]
     columns += [f"{replays.precision}/token"] + ["contract"] * contracts
     rows = [_row(row, replays, contracts) for row in replays.rows]
     rules = [wrapped(f"Contract {rule.name}: {rule.words}.") for rule in replays.contracts]
-    return "\n\n".join([wrapped(f"{head}."), table(columns, rows), *rules, _cycle(replays)])
+    shared = [_shared_out(row, replays) for row in replays.rows[:1] if row.quotas]
+    return "\n\n".join(
+        [wrapped(f"{head}."), table(columns, rows), *shared, *rules, _cycle(replays)]
+    )
+
+
+def _shared_out(row: CacheReplay, replays: CacheReplays) -> str:
+    """Who got most of the first size, and how good the division is."""
+    quotas = row.quotas or []
+    text = (
+        f"Shared out on the first {counted(replays.fit_steps, 'step')}: {min(quotas)} to "
+        f"{max(quotas)} slots a layer, in order {', '.join(map(str, quotas))}"
+    )
+    if row.quotas_short_by:
+        text += f"; the best division has at most {row.quotas_short_by:,} hits more there"
+    return wrapped(f"{text}.")
 
 
 def _row(row: CacheReplay, replays: CacheReplays, contracts: bool) -> list[str]:
     read = "-" if row.bytes_per_token is None else read_bytes(row.bytes_per_token)
-    cells = [row.policy, f"{row.slots:,}", percent(row.hit_ratio), f"{row.misses_per_token:,.3g}"]
-    if _near_cliff(row, replays):
-        cells[2] = "cliff"
+    hits = "cliff" if _near_cliff(row, replays) else percent(row.hit_ratio)
+    equal = [] if row.equal_hit_ratio is None else [percent(row.equal_hit_ratio)]
+    cells = [row.policy, f"{row.slots:,}", hits, *equal, f"{row.misses_per_token:,.3g}"]
     return [*cells, read] + [row.contract] * contracts
 
 
@@ -62,5 +79,13 @@ def verdict_text(verdict: CacheVerdict) -> str:
         figures["one GiB more saves LRU"] = (
             f"{verdict.gib_misses_per_token:,.3g} misses and "
             f"{read_bytes(verdict.gib_bytes_per_token)} a token"
+        )
+    if verdict.gib_misses_by_layer:
+        saved = verdict.gib_misses_by_layer
+        best = max(saved, key=lambda layer: saved[layer])
+        least = min(saved, key=lambda layer: saved[layer])
+        figures["in one layer alone"] = (
+            f"{saved[best]:,.3g} misses a token in layer {best}, the most, and {saved[least]:,.3g} "
+            f"in layer {least}, the least"
         )
     return "\n\n".join([wrapped(verdict.words), pairs(figures)])
