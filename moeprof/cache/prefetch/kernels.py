@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from moeprof.cache.policies.driver import policies_digest
 from moeprof.cache.policies.setup import Setup
-from moeprof.cache.policies.shelf import NO_EVENT, Shelf, drop, put
+from moeprof.cache.policies.shelf import NO_EVENT, Shelf, drop, new_shelf, put
 
 # What runs within the loop allocates nothing: it goes without Numba's reference counts, which are
 # atomic additions and would take most of the time.
@@ -119,25 +119,8 @@ hit: Any = None
 arrive: Any = None
 evict: Any = None
 insert: Any = None
+shelf_of: Any = None  # (shelves, cache) -> shelf
 state_of: Any = None  # (states, cache) -> state
-
-
-@view
-def shelf_of(shelves: Shelf, cache: int) -> Shelf:
-    """The shelf of one cache."""
-    return Shelf(
-        shelves.resident[cache],
-        shelves.last_event[cache],
-        shelves.size[cache],
-        shelves.free[cache],
-        shelves.capacity[cache],
-        shelves.clock[cache],
-        shelves.next_use[cache],
-        shelves.weight[cache],
-        shelves.waiting[cache],
-        shelves.flying[cache],
-        shelves.queued[cache],
-    )
 
 
 def bring_in(shelf: Shelf, state: Any, item: int, event: int) -> tuple[int, int]:
@@ -261,8 +244,7 @@ def ask_for(
     named: NDArray[np.int32],
     target: int,
     layer: int,
-    base: int,
-    shelf: Shelf,
+    resident: NDArray[np.uint8],
     transit: Transit,
     counts: NDArray[np.int64],
 ) -> None:
@@ -272,7 +254,7 @@ def ask_for(
     for rank in range(named.shape[0]):
         expert = named[rank]
         transit.named[row, rank] = expert
-        if expert >= 0 and not shelf.resident[base + expert] and not transit.queued[layer, expert]:
+        if expert >= 0 and not resident[expert] and not transit.queued[layer, expert]:
             place = (transit.bounds[0] + transit.bounds[1]) % length
             transit.queue[place, 0] = target
             transit.queue[place, 1] = expert
@@ -403,10 +385,9 @@ def run_events(
         if target < starts.shape[0] - 1:
             after = target % layers
             other = after % caches
-            ask_for(
-                named[index], target, after, (after - other) * size, shelf_of(shelves, other),
-                transit, counts[after],
-            )  # fmt: skip
+            first = (after - other) * size
+            resident = shelves.resident[other, first : first + size]
+            ask_for(named[index], target, after, resident, transit, counts[after])
         start_prefetches(members, event, ready, layers, shelves, states, transit, counts)
         transit.clock[0] = ready + 1.0
 
@@ -443,6 +424,7 @@ def compiled(policy: ModuleType) -> Any:
     names: dict[str, Any] = {
         name: getattr(policy, name) for name in ("hit", "arrive", "evict", "insert")
     }
+    names["shelf_of"] = _picker(new_shelf(np.ones(4, np.int64), 2))
     names["state_of"] = _picker(policy.new_state(Setup(1, 4, 2)))
     for part in (bring_in, serve_members, start_prefetches, run_events):
         names[part.__name__] = inner(_copy(part, policy, names))

@@ -28,6 +28,9 @@ from moeprof.errors import InputError
 from moeprof.trace import Phase, Trace
 
 NONE = "none"  # the predictor that names nobody
+# What a policy may have that this replay does not offer: token counts, gate weights, an order of
+# hits and misses, and what prompts and new requests do to it.
+_MORE_THAN_EVENTS = ("COUNTS_TOKENS", "READS_GATES", "HITS_FIRST", "prefill", "renew")
 
 
 def replay_prefetch(
@@ -69,7 +72,7 @@ def replay_prefetch(
     if not trace.tokens or not trace.layers:
         raise InputError(f"{trace}: holds no tokens to replay")
     names, scope = choose_predictors(predictor), _checked_scope(scope)
-    _check_policy(policy)
+    check_policy(policy)
     sizes = expert_sizes(trace, precision, expert_bytes)
     if known_bytes(trace, expert_bytes) is not None:
         precision = "stated"
@@ -148,18 +151,16 @@ def _checked_scope(scope: Scope | str) -> Scope:
     return scope
 
 
-def _check_policy(policy: str) -> None:
-    if POLICIES.keys() >= {policy} and POLICIES[policy].fitted:
+def check_policy(policy: str) -> None:
+    """Raise InputError where a cache under `policy` cannot be filled ahead."""
+    hooks, name = load_policy(policy), POLICIES[policy]
+    if name.fitted:
         raise InputError(f"policy {policy} admits nothing, so nothing can be fetched ahead into it")
-    if getattr(load_policy(policy), "FORESIGHT", False):
+    if getattr(hooks, "FORESIGHT", False):
         raise InputError(f"policy {policy} knows the future: prefetch is replayed under others")
-    told = any(
-        getattr(load_policy(policy), flag, False) for flag in ("COUNTS_TOKENS", "READS_GATES")
-    )
-    if told or POLICIES[policy].inserts:
-        raise InputError(
-            f"policy {policy} needs more of an event than prefetch replays: take another"
-        )
+    capped = getattr(name, "inserts", None)
+    if capped or any(getattr(hooks, more, False) for more in _MORE_THAN_EVENTS):
+        raise InputError(f"policy {policy} asks for more than which experts an event needs")
 
 
 def _check_numbers(trace: Trace, width: int, lookahead: int, recall: float) -> None:

@@ -14,6 +14,7 @@ from moeprof.cache.events import find_steps
 from moeprof.cache.prefetch import PREDICTORS, PrefetchReplay, replay_prefetch
 from moeprof.cache.prefetch.demand import bounded_chunks, gather_demand
 from moeprof.cache.prefetch.predictors.names import Question, make_predictor
+from moeprof.cache.prefetch.replay import check_policy
 from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
 from moeprof.trace import TokenRows, Trace, open_trace, synthesize_rows
@@ -23,9 +24,21 @@ from tests.conftest import small_config
 from tests.recordings import SHIPPED
 
 EXPERTS, LAYERS, TOP_K = 9, 3, 2
-ONLINE = [name for name, policy in POLICIES.items() if not policy.fitted and "belady" not in name]
 SCOPES = st.sampled_from(["layer", "global"])
 LINKS = st.sampled_from([None, 0.3, 1.0, 1.5, 4.0])
+
+
+def accepted(policy: str) -> bool:
+    try:
+        check_policy(policy)
+    except InputError:
+        return False
+    return True
+
+
+# One of each kind of state: a queue, a hand, buckets, a tree, segments with ghosts, a draw. Each
+# takes seconds to compile.
+ONLINE = ["lru", "sieve", "lfu", "lfu-decayed", "arc", "s3-fifo", "random"]
 
 
 def made_up(seed: int, tokens: int = 48, batch: int = 1) -> Trace:
@@ -158,6 +171,13 @@ def test_the_loop_is_the_slow_replay_event_by_event(
     counted = ("accesses", "misses", "prefetched", "useful", "late", "wasted", "unused", "dropped")
     for name in (*counted, "polluting"):
         assert getattr(row, name) == expected.total[name], name
+
+
+def test_a_cache_may_be_filled_ahead_under_most_policies() -> None:
+    queues = {"lru", "fifo", "clock", "sieve", "slru", "2q", "arc", "s3-fifo", "w-tinylfu"}
+    assert queues | {"lfu", "lfu-perfect", "lfu-decayed", "lfru", "random"} <= set(
+        filter(accepted, POLICIES)
+    )
 
 
 def conserved(row: PrefetchReplay) -> None:
