@@ -97,7 +97,13 @@ def run(
         opened = open_and_warn(trace, quiet)
         topology = _topology(opened.experts_per_layer, gpus, nodes, redundant, slots, room)
         result = place_trace(
-            opened, topology, split=split, fit=fit, batch=batch, precision=precision, **solving
+            opened,
+            topology,
+            split=split,
+            fit=fit,
+            batch=batch,
+            precision=precision,
+            **solving,
         )
     if output is not None:
         write_plan(result.plan, output, force=force)

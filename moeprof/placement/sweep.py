@@ -8,8 +8,8 @@ from typing import Any
 
 from moeprof.errors import InputError
 from moeprof.placement.bounds import lower_bound
+from moeprof.placement.fitting import fit_placement
 from moeprof.placement.replay import Interval, PlacementJudgement, Share, judge_placements
-from moeprof.placement.solve import solve_placement
 from moeprof.placement.topology import Topology
 from moeprof.placement.windows import SplitBy, split_windows
 from moeprof.result import Result
@@ -75,7 +75,7 @@ def sweep_redundancy(
     """Solve on one window of `trace` for every number in `redundant`, judge on the other.
 
     Raises InputError where slots do not divide over `gpus`, for numbers below 0 or twice, and as
-    `split_windows`, `solve_placement` and `judge_placements` do.
+    `split_windows`, `fit_placement` and `judge_placements` do.
     """
     experts = trace.experts_per_layer
     if not redundant or min(redundant) < 0 or len(set(redundant)) < len(redundant):
@@ -84,8 +84,9 @@ def sweep_redundancy(
     if windows.test is None:
         raise InputError(f"{trace}: holds counts only; the busiest rank of a step needs tokens")
     maps = {
-        str(count): solve_placement(
-            windows.fit_load,
+        str(count): fit_placement(
+            trace,
+            windows,
             Topology.even(gpus, experts + count, nodes),
             solver=solver,
             seed=seed,

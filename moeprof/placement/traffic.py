@@ -75,9 +75,9 @@ def measure_traffic(
         )
     wanted = np.ones(trace.tokens, np.bool_) if window is None else window
     topology = placement.topology
-    to_gpu, tokens = _tokens_to(trace, placement, wanted, topology.rank_of_slot(), topology.gpus)
+    to_gpu, tokens = tokens_to(trace, placement, wanted, topology.rank_of_slot(), topology.gpus)
     node_of_slot = topology.node_of_rank()[topology.rank_of_slot()]
-    to_node, _ = _tokens_to(trace, placement, wanted, node_of_slot, topology.nodes)
+    to_node, _ = tokens_to(trace, placement, wanted, node_of_slot, topology.nodes)
     if not tokens.all():
         raise InputError(f"{trace}: no token of the window has every layer: take a longer one")
     gpus, nodes = (sent.sum(axis=1) / tokens for sent in (to_gpu, to_node))
@@ -96,7 +96,7 @@ def measure_traffic(
     )
 
 
-def _tokens_to(
+def tokens_to(
     trace: Trace,
     placement: Placement,
     wanted: NDArray[np.bool_],

@@ -1,6 +1,5 @@
-"""Maps that are even in many loads at once: samples of a window, or domains."""
+"""Maps that are even in several loads at once, domains say."""
 
 from moeprof.placement.scenarios.search import even_in_all
-from moeprof.placement.scenarios.window import window_scenarios
 
-__all__ = ["even_in_all", "window_scenarios"]
+__all__ = ["even_in_all"]

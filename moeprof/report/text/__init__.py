@@ -11,7 +11,12 @@ from moeprof.report.text.model import model_text, models_text
 from moeprof.report.text.offload import offload_text
 from moeprof.report.text.place_export import plan_export_text
 from moeprof.report.text.placement import placement_text
-from moeprof.report.text.placement_studies import mix_text, online_text, sweep_text
+from moeprof.report.text.placement_studies import (
+    mix_text,
+    online_text,
+    placement_figures_text,
+    sweep_text,
+)
 from moeprof.report.text.prefetch import prefetch_text
 from moeprof.report.text.replay import replays_text, verdict_text
 from moeprof.report.text.report import report_text
@@ -36,6 +41,7 @@ __all__ = [
     "models_text",
     "offload_text",
     "online_text",
+    "placement_figures_text",
     "placement_text",
     "plan_export_text",
     "prefetch_text",

@@ -6,6 +6,7 @@ from moeprof.placement.mix import MixResult
 from moeprof.placement.online import OnlineResult, Rebalance
 from moeprof.placement.replay import Interval
 from moeprof.placement.sweep import RedundancySweep, SweepRow
+from moeprof.report.placement_figures import PlacementFigures
 from moeprof.report.text.layout import clipped, pairs, table, wrapped
 from moeprof.report.wording import counted, held_bytes, percent
 
@@ -139,3 +140,9 @@ def _mix_row(name: str, row: list[float]) -> list[str]:
 
 def _batch(batch: int | None) -> str:
     return "as recorded" if batch is None else f"of {counted(batch, 'request')} at a time"
+
+
+def placement_figures_text(result: PlacementFigures) -> str:
+    """Where the figures are, and why some are not there."""
+    lines = [*result.figures, *(f"no {name}: {why}" for name, why in result.missing.items())]
+    return "\n".join(wrapped(line) for line in lines)
