@@ -34,7 +34,7 @@ def solve_placement(
 
     `solver` is a key of `SOLVERS`. `best` searches for `rounds` a layer, stops at `max_imbalance`,
     and starts from the map `before`, so that few experts move. With `windows` [windows, layers,
-    experts], loads of parts of the time, it evens each of them out, which holds better later.
+    experts], counts of parts of the time, it evens each of them out, which holds better later.
     `coactivation` and `node_aware` need `routing`, the ids [tokens, top_k] that each layer's tokens
     chose; `aim` weighs balance, traffic and moves otherwise than a solver does on its own;
     `groups` of experts are for `eplb`. With `expert_bytes`, one expert's size in one layer, slots

@@ -112,9 +112,11 @@ def _put(chain: Chain, place: int, expert: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _weigh(chain: Chain, one: int, other: int, sign: float) -> None:
-    """Add two experts' load to, or take it from, the GPUs that hold them."""
+def _weigh(chain: Chain, concerned: NDArray[np.bool_], one: int, other: int, sign: float) -> None:
+    """Add two experts' load to, or take it from, the concerned GPUs that hold them."""
     for gpu in range(len(chain.node)):
+        if not concerned[gpu]:
+            continue
         for expert in (one, other):
             if chain.copies[gpu, expert] > 0:
                 share = sign * chain.copies[gpu, expert] / chain.replicas[expert]
@@ -123,15 +125,15 @@ def _weigh(chain: Chain, one: int, other: int, sign: float) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _change(chain: Chain, here: int, there: int, expert: int) -> None:
+def _change(chain: Chain, concerned: NDArray[np.bool_], here: int, there: int, expert: int) -> None:
     """Two slots exchange their experts, or, with there = -1, one takes `expert`."""
     given = chain.slot[here]
     other = expert if there < 0 else chain.slot[there]
-    _weigh(chain, given, other, -1.0)
+    _weigh(chain, concerned, given, other, -1.0)
     _put(chain, here, other)
     if there >= 0:
         _put(chain, there, given)
-    _weigh(chain, given, other, 1.0)
+    _weigh(chain, concerned, given, other, 1.0)
 
 
 @njit(cache=True, nogil=True)
@@ -180,7 +182,7 @@ def anneal(chain: Chain, prices: Prices, proposals: int, seed: int) -> NDArray[n
         other = expert if there < 0 else chain.slot[there]
         _mark(chain, here, there, expert, concerned)
         before = _cost(chain, prices, concerned, given, other)
-        _change(chain, here, there, expert)
+        _change(chain, concerned, here, there, expert)
         rise = _cost(chain, prices, concerned, given, other) - before
         if tried < _WARM_UP:
             tried, sizes = tried + 1, sizes + abs(rise)
@@ -188,7 +190,7 @@ def anneal(chain: Chain, prices: Prices, proposals: int, seed: int) -> NDArray[n
         cold = tried < _WARM_UP or heat == 0.0
         bound = 0.0 if cold else -heat * (1 - step / proposals) * np.log(np.random.random())
         if rise > bound:
-            _change(chain, here, there, given)
+            _change(chain, concerned, here, there, given)
             continue
         gain -= rise
         if gain > best_gain + 1e-12:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.placement.annealing import Aim, anneal_map
+from moeprof.placement.annealing import Aim, anneal_map, shrunk_windows, signal_share
 from moeprof.placement.bounds import lower_bound_by_layer
 from moeprof.placement.solvers.problem import Map, Problem
 from moeprof.placement.topology import Topology
 
-_PROPOSALS = 200  # of the annealer, a round
+_PROPOSALS = 200  # of the annealer, a round, at least
+_BY_SLOT = 3
+_NOISE = 0.1  # share of the variance between windows below which they are taken for chance
 
 if TYPE_CHECKING:
     from moeprof.placement.solvers.kernels import Layer
@@ -28,16 +30,25 @@ def best(problem: Problem) -> Map:
 
     With `max_imbalance` the search stops there. With a map `before` it starts from that map, and
     so moves little; else from `greedy`. With `windows` of the load, or an `aim`, it is then
-    annealed: toward even loads in every window, which keeps better than an even sum.
+    annealed: toward even loads in every window, which keeps better than an even sum. A layer whose
+    windows differ by little more than chance is left as it is.
     """
     enough = enough_load(problem, problem.max_imbalance or 1.0)
-    aim = problem.aim or (Aim() if problem.windows is not None and problem.before is None else None)
 
     def solve(row: int) -> NDArray[np.int64]:
         slot = balanced(problem, row, enough[row]).slot
-        return slot if aim is None else annealed(problem, row, slot, aim)
+        if problem.aim is None and not _windows_matter(problem, row):
+            return slot
+        return annealed(problem, row, slot, problem.aim or Aim())
 
     return problem.by_layer(solve)
+
+
+def _windows_matter(problem: Problem, row: int) -> bool:
+    """Whether a layer's windows are to be evened: few moves come before that."""
+    if problem.windows is None or problem.before is not None:
+        return False
+    return signal_share(problem.windows[:, row]) > _NOISE
 
 
 def balanced(problem: Problem, row: int, enough: float) -> Layer:
@@ -55,10 +66,10 @@ def annealed(problem: Problem, row: int, slot: NDArray[np.int64], aim: Aim) -> N
     before = problem.before
     return anneal_map(
         slot,
-        windows[:, row],
+        shrunk_windows(windows[:, row]),
         problem.topology,
         aim,
-        proposals=_PROPOSALS * problem.rounds,
+        proposals=max(_PROPOSALS, _BY_SLOT * len(slot)) * problem.rounds,
         seed=seed_of(problem, row),
         tokens=None if problem.routing is None else problem.routing[row],
         before=None if before is None else before.physical_to_logical_map[row],
