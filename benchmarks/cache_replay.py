@@ -31,7 +31,18 @@ THEIRS = {
     "s3-fifo": "S3FIFO",
     "belady": "Belady",
 }
-MORE = ["clock", "slru", "2q", "w-tinylfu", "lfu-perfect", "lfu-decayed", "random", "belady-bypass"]
+MORE = [
+    "clock",
+    "slru",
+    "2q",
+    "w-tinylfu",
+    "lfu-perfect",
+    "lfu-decayed",
+    "lfru",
+    "layered-lru",
+    "r-star",
+]
+MORE += ["random", "belady-bypass"]
 ASKED = {"lru": 60, "fifo": 60, "sieve": 60, "lfu": 25, "arc": 25, "s3-fifo": 25, "belady": 15}
 
 

@@ -48,8 +48,9 @@ def find_steps(trace: Trace, phase: Phase | None = None) -> Steps:
     """The steps of `trace` in engine order; with `phase`, of that phase's tokens, one at least."""
     keep = None if phase is None else trace.phase == phase
     step = trace.step if keep is None else trace.step[keep]
-    bounds = np.flatnonzero(np.diff(step)) + 1
-    return Steps(keep, np.concatenate([[0], bounds, [len(step)]]))
+    begins = np.ones(len(step) + 1, bool)  # and one past the end
+    np.not_equal(step[1:], step[:-1], out=begins[1:-1])
+    return Steps(keep, np.flatnonzero(begins))
 
 
 def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[EventChunk]:

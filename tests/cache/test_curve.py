@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeprof.cache import lru_curve
+from moeprof.cache.events import Steps, find_steps
 from moeprof.cache.kernels import new_timeline
 from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
@@ -200,8 +201,12 @@ def test_an_unknown_scope_is_refused(trace: Trace) -> None:
 def test_step_boundaries_are_found_once(
     trace: Trace, monkeypatch: pytest.MonkeyPatch, phase: Phase | None
 ) -> None:
-    lengths: list[int] = []
-    diff = np.diff
-    monkeypatch.setattr(np, "diff", lambda values: lengths.append(len(values)) or diff(values))
-    curve = lru_curve(trace, phase=phase)
-    assert lengths == [curve.tokens]
+    found: list[int] = []
+
+    def counted(trace: Trace, phase: Phase | None = None) -> Steps:
+        steps = find_steps(trace, phase)
+        found.append(int(steps.starts[-1]))
+        return steps
+
+    monkeypatch.setattr("moeprof.cache.curve.find_steps", counted)
+    assert [lru_curve(trace, phase=phase).tokens] == found
