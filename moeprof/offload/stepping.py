@@ -21,6 +21,7 @@ from moeprof.offload.traffic import Traffic
 from moeprof.offload.work import DecodeWork
 
 _LINK = RESOURCES.index("link")
+_MOST_CODES = 1_000_000
 
 
 class StepTimes(NamedTuple):
@@ -41,26 +42,35 @@ def time_steps(traffic: Traffic, work: DecodeWork, speeds: Speeds, service: Serv
     """
     kinds, event = _kinds(traffic)
     times = _timed(kinds, work, speeds, service)
-    gpu, overhead = step_seconds(work, speeds, traffic.step_tokens)
-    steps = event.shape[1]
-    shares = np.zeros((len(RESOURCES), steps))
-    link, behind = np.zeros(steps), np.zeros(steps)
     left = np.maximum(kinds[1] * traffic.load_ratio - times.copied, 0)
-    for layer in event:
-        shares += times.shares[:, layer]
-        behind += left[layer]
-        link += (times.copied + left)[layer]
+    per_event = np.concatenate([times.shares, [times.copied, left]])
+    summed = _by_step(per_event, event)
+    shares, copied, behind = summed[:-2], summed[-2], summed[-1]
+    gpu, overhead = step_seconds(work, speeds, traffic.step_tokens)
     shares[RESOURCES.index("gpu")] += gpu
     shares[RESOURCES.index("overhead")] += overhead
     if service.serve is not Serve.COPY:
-        link *= copy_seconds(work, speeds, service.apart)
+        link = (copied + behind) * copy_seconds(work, speeds, service.apart)
         shares[_LINK] += np.maximum(link - shares.sum(axis=0), 0)
     return StepTimes(
-        shares.sum(axis=1),
-        shares.sum(axis=0),
-        int(sum(times.copied[layer].sum() for layer in event)),
-        float(behind.sum()),
+        shares.sum(axis=1), shares.sum(axis=0), round(copied.sum()), float(behind.sum())
     )
+
+
+def _by_step(values: NDArray[np.float64], event: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[rows, steps] sums over layers of `values` [rows, kinds], given each event's kind.
+
+    Kinds are counted for every step, so that no value is fetched for every event.
+    """
+    kinds, steps = values.shape[1], event.shape[1]
+    summed = np.empty((len(values), steps))
+    width = max(1, _MOST_CODES // kinds)
+    for start in range(0, steps, width):
+        block = event[:, start : start + width]
+        place = block + kinds * np.arange(block.shape[1])
+        counts = np.bincount(place.ravel(), minlength=kinds * block.shape[1])
+        summed[:, start : start + width] = values @ counts.reshape(-1, kinds).T
+    return summed
 
 
 def time_events(
@@ -85,10 +95,14 @@ def _timed(
 
 def _kinds(traffic: Traffic) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(needed, missed, stored, tokens) of every kind of event [4, kinds], and each event's kind."""
-    base = int(traffic.needed.max(initial=0)) + 1
-    code = (traffic.needed * base + traffic.missed) * base + traffic.stored
-    most = int(traffic.step_tokens.max(initial=0)) + 1
-    found, event = np.unique(code * most + traffic.step_tokens, return_inverse=True)
-    code_of, tokens = np.divmod(found, most)
-    kinds = np.stack([code_of // base**2, code_of // base % base, code_of % base, tokens])
-    return kinds, event.reshape(code.shape)
+    counts = (traffic.needed, traffic.missed, traffic.stored, traffic.step_tokens)
+    bases = [int(count.max(initial=0)) + 1 for count in counts]
+    code = np.zeros_like(traffic.needed)
+    for count, base in zip(counts, bases, strict=True):
+        code = code * base + count
+    if np.prod(bases, dtype=float) > _MOST_CODES:  # a table of all codes would be too large
+        found, event = np.unique(code, return_inverse=True)
+    else:
+        seen = np.bincount(code.ravel()) > 0
+        found, event = np.flatnonzero(seen), (np.cumsum(seen) - 1)[code]
+    return np.stack(np.unravel_index(found, bases)), event.reshape(code.shape)
