@@ -18,7 +18,7 @@ from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.limits import parse_bytes
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
-from moeprof.offload import AUTO_POLICIES, OffloadPlan, Serve, plan_offload
+from moeprof.offload import AUTO_POLICIES, LAUNCHES, OffloadPlan, Serve, plan_offload
 from moeprof.report.perfetto import write_perfetto
 from moeprof.report.text import offload_text
 
@@ -84,6 +84,9 @@ def run(
     exclusive: Annotated[
         bool, typer.Option("--exclusive", help="No host copy of experts on the GPU; static only.")
     ] = False,
+    launches: Annotated[
+        str, typer.Option(help=f"Who launches kernels: {', '.join(LAUNCHES)}.")
+    ] = "graph",
     fit: Annotated[
         float | None,
         typer.Option(
@@ -120,6 +123,7 @@ def run(
         overlap=not no_overlap,
         apart=apart,
         exclusive=exclusive,
+        launches=launches,
         fit=fit,
         seed=seed,
         phase=phase,

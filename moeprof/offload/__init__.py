@@ -3,7 +3,7 @@
 from moeprof.offload.estimate import DecodeEstimate, estimate_decode, spread_misses
 from moeprof.offload.memory import OffloadMemory, plan_memory
 from moeprof.offload.plan import AUTO_POLICIES, plan_offload
-from moeprof.offload.rates import Rates, Speeds, constant, find_rates, product
+from moeprof.offload.rates import LAUNCHES, Rates, Speeds, constant, find_rates, product
 from moeprof.offload.results import OffloadPlan, OffloadRow
 from moeprof.offload.timeline import KINDS, TRACKS, draw_timeline
 from moeprof.offload.timing import LANES, RESOURCES, LayerTimes, Serve, Service, time_layers
@@ -13,6 +13,7 @@ __all__ = [
     "AUTO_POLICIES",
     "KINDS",
     "LANES",
+    "LAUNCHES",
     "RESOURCES",
     "TRACKS",
     "DecodeEstimate",

@@ -17,6 +17,11 @@ _SERVED = {
     Serve.AUTO: "Of each event as many misses are copied, and the others computed by the CPU, as "
     "make it shortest",
 }
+_LAUNCHED = {
+    "graph": "a CUDA graph; --launches compiled or eager are slower",
+    "compiled": "compiled code one by one, as in llama.cpp",
+    "eager": "Python, as in transformers",
+}
 
 
 def weakest_provenance(job: Job) -> Provenance:
@@ -27,9 +32,10 @@ def weakest_provenance(job: Job) -> Provenance:
     return max(found, key=lambda provenance: provenance.rank)
 
 
-def state_assumptions(job: Job, best: Line, pinned: bool) -> list[str]:
+def state_assumptions(job: Job, best: Line, pinned: bool, launches: str) -> list[str]:
     """What the first line of a plan assumes; the sources of rates stand with the rates."""
     lines = [*_memory(job, best), *_service(job, best, pinned), *_traffic(job, best)]
+    lines.append(f"Kernels are launched by {_LAUNCHED[launches]}.")
     unsure = [
         f.name
         for f in fields(job.rates)

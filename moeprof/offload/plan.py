@@ -47,6 +47,7 @@ def plan_offload(
     overlap: bool = True,
     apart: bool = False,
     exclusive: bool = False,
+    launches: str = "graph",
     fit: float | None = None,
     seed: int = 0,
     phase: Phase | str = Phase.DECODE,
@@ -72,7 +73,7 @@ def plan_offload(
         model=model,
         cluster=cluster,
         precision=load_precision(precision, model),
-        rates=find_rates(cluster, pinned=pinned),
+        rates=find_rates(cluster, pinned=pinned, launches=launches),
         scope=scope,
         contract=find_contract(contract).name,
         service=Service(_served(parse_serve(serve), cluster, phase), overlap, apart),
@@ -92,7 +93,7 @@ def plan_offload(
         for line in plan_rows(job, policies, float(size))
     ]
     found.sort(key=lambda line: -line.row.tok_s)
-    return _plan(job, found, transfer, pinned)
+    return _plan(job, found, transfer, state_assumptions(job, found[0], pinned, launches))
 
 
 def _policies(policy: str | Sequence[str]) -> list[str]:
@@ -140,7 +141,7 @@ def _gib_more(job: Job, best: Line) -> tuple[float, int]:
     return faster - row.tok_s, gpus * GIB // token
 
 
-def _plan(job: Job, lines: list[Line], transfer: str | None, pinned: bool) -> OffloadPlan:
+def _plan(job: Job, lines: list[Line], transfer: str | None, assumptions: list[str]) -> OffloadPlan:
     best = lines[0]
     row = best.row
     gain, kv_tokens = _gib_more(job, best)
@@ -173,7 +174,7 @@ def _plan(job: Job, lines: list[Line], transfer: str | None, pinned: bool) -> Of
         sequences=best.traffic.sequences,
         rows=[line.row for line in lines],
         rates=job.rates,
-        assumptions=state_assumptions(job, best, pinned),
+        assumptions=assumptions,
         moe_layers=job.model.moe_layers,
         traffic=best.traffic,
         work=best.work,

@@ -17,6 +17,13 @@ from moeprof.hardware import Cluster, Kind
 from moeprof.quantity import Provenance, Quantity
 from moeprof.result import Result
 
+# Who launches a layer's kernels: the constant of what that costs.
+LAUNCHES = {
+    "graph": "layer_s",  # a CUDA graph
+    "compiled": "compiled_layer_s",  # compiled code, one by one (llama.cpp)
+    "eager": "eager_layer_s",  # Python (transformers, and what grew from it)
+}
+
 
 class Speeds(NamedTuple):
     """Rates as plain numbers, at one end of their bands or in the middle."""
@@ -62,11 +69,14 @@ class Rates(Result):
         return Speeds(*(_end(getattr(self, name), name, end) for name in Speeds._fields))
 
 
-def find_rates(cluster: Cluster, *, pinned: bool = True) -> Rates:
-    """The rates of `cluster`'s first node, all its GPUs together.
+def find_rates(cluster: Cluster, *, pinned: bool = True, launches: str = "graph") -> Rates:
+    """The rates of `cluster`'s first node, all its GPUs together; `launches` is one of `LAUNCHES`.
 
-    Raises InputError where the GPU shares its memory with the host, or a figure is missing.
+    Raises InputError for another word, where the GPU shares its memory with the host, or where a
+    figure is missing.
     """
+    if launches not in LAUNCHES:
+        raise InputError(f"launches '{launches}' is not one of {', '.join(LAUNCHES)}")
     gpu, count = cluster.profile, _exactly(cluster.gpus_per_node)
     if gpu.kind is Kind.SOC:
         raise InputError(f"{gpu.name} has one memory: no expert is offloaded from it")
@@ -90,6 +100,7 @@ def find_rates(cluster: Cluster, *, pinned: bool = True) -> Rates:
         drive=drive,
         flops=_flops(cluster),
         drive_latency_s=_exactly(0, "s") if cluster.drive is None else _latency(cluster),
+        layer_s=constant(LAUNCHES[launches], gpu.name),
         **{name: constant(name, gpu.name) for name in _CONSTANTS},
     )
 
@@ -98,7 +109,6 @@ _CONSTANTS = (
     "copy_latency_s",
     "drive_queue_depth",
     "kernel_s",
-    "layer_s",
     "cpu_layer_s",
     "step_s",
 )

@@ -89,7 +89,8 @@ def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line
         found += [(name, memory, traffic) for name, traffic in traffics.items()]
     if WHOLE_LAYERS in policies:
         memory = _placed(job, vram_bytes, whole_layers=True)
-        found.append((WHOLE_LAYERS, memory, _by_layers(job, memory)))
+        first = found[0][2].fit_steps if found else job.recording.first
+        found.append((WHOLE_LAYERS, memory, _by_layers(job, memory, first)))
     least = _least_ratios(job, found[0][1], found[0][2])
     lines = []
     for name, memory, recorded in found:
@@ -115,11 +116,11 @@ def _placed(job: Job, vram_bytes: float, whole_layers: bool = False) -> OffloadM
     )
 
 
-def _by_layers(job: Job, memory: OffloadMemory) -> Traffic:
+def _by_layers(job: Job, memory: OffloadMemory, first: int) -> Traffic:
     layers = memory.used_slots // job.model.experts
     recorded = len(job.recording.trace.layers)
     here = round(layers * recorded / len(job.model.moe_layers))
-    return place_layers(job.recording, job.recording.first, here, _host_slots(job, memory))
+    return place_layers(job.recording, first, here, _host_slots(job, memory))
 
 
 def _carried(job: Job, policy: str, memory: OffloadMemory, recorded: Traffic) -> Traffic:

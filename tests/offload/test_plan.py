@@ -203,7 +203,13 @@ def test_unpinned_apart_and_one_after_the_other_cost() -> None:
     trace = one_user()
     room = {"vram_bytes": room_for(5, 400), "policy": "lru", "serve": "copy"}
     base = plan_offload(trace, SMALL, MACHINE, **room).tok_s  # type: ignore[arg-type]
-    for worse in ({"pinned": False}, {"apart": True}, {"overlap": False}):
+    for worse in (
+        {"pinned": False},
+        {"apart": True},
+        {"overlap": False},
+        {"launches": "compiled"},
+        {"launches": "eager"},
+    ):
         assert plan_offload(trace, SMALL, MACHINE, **room, **worse).tok_s < base  # type: ignore[arg-type]
 
 
@@ -262,6 +268,34 @@ def test_whole_layers_hit_all_or_nothing() -> None:
     assert plan.rows[0].hit_ratio == pytest.approx(layers / 8)
 
 
+@pytest.mark.parametrize(
+    ("contract", "policy", "scope"),
+    [
+        ("llamacpp", "lru", "layer"),
+        ("freetoken", "lru", "global"),
+        ("ktransformers", "frequency", "global"),
+        ("vllm", "lfru", "layer"),
+    ],
+)
+def test_engines_keep_their_rules(contract: str, policy: str, scope: str) -> None:
+    trace = one_user()
+    plan = plan_offload(
+        trace,
+        SMALL,
+        MACHINE,
+        vram_bytes=room_for(6, 400),
+        policy=policy,
+        contract=contract,
+        scope=scope,
+        serve="cpu",
+    )
+    assert plan.contract == contract
+    assert plan.tok_s <= plan.tok_s_limit
+    moves = plan.rows[0].bytes_per_token["link"] > 0
+    assert moves == (contract != "ktransformers")
+    assert plan.fit_steps == (len(one_user().step) // 4 if policy == "frequency" else 0)
+
+
 def test_one_gib_more_is_worth_its_slots() -> None:
     trace = one_user()
     room = {"policy": "lru", "serve": "copy"}
@@ -290,6 +324,8 @@ def test_contradictions_are_refused() -> None:
     trace = one_user(60)
     with pytest.raises(InputError, match="exclusive"):
         plan_offload(trace, SMALL, MACHINE, exclusive=True, policy="lru")
+    with pytest.raises(InputError, match="launches 'fast' is not one of graph"):
+        plan_offload(trace, SMALL, MACHINE, launches="fast")
     with pytest.raises(InputError, match="no host is named"):
         plan_offload(trace, SMALL, "rtx-4090", serve="cpu")
     other = MoEModel.from_config(small_config(layers=9, experts=32, top_k=4))
