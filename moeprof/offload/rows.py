@@ -16,7 +16,7 @@ from moeprof.offload.results import OffloadRow
 from moeprof.offload.stepping import StepTimes, time_steps
 from moeprof.offload.timing import Service
 from moeprof.offload.traffic import Recording, Traffic, least_misses, replay_traffic
-from moeprof.offload.transfer import carry_over, scaled_slots
+from moeprof.offload.transfer import blend, carry_over, near_slots, scaled_slots
 from moeprof.offload.whole_layers import WHOLE_LAYERS, keep_layers, place_layers
 from moeprof.offload.work import DecodeWork, decode_work
 
@@ -61,6 +61,12 @@ class Job(NamedTuple):
             scaled_slots(slots, self.recording.trace, self.model, pooled) if self.carried else slots
         )
 
+    def most_recorded_slots(self, slots: int) -> int:
+        """The same of all layers together and rounded up, for a bound."""
+        if not self.carried:
+            return slots
+        return near_slots(slots, self.recording.trace, self.model, True)[1]
+
 
 class Line(NamedTuple):
     """A row, and what it was computed from."""
@@ -77,15 +83,7 @@ def plan_rows(job: Job, policies: Sequence[str], vram_bytes: float) -> list[Line
     cached = [name for name in policies if name != WHOLE_LAYERS]
     if cached:
         memory = _placed(job, vram_bytes)
-        traffics = replay_traffic(
-            job.recording,
-            cached,
-            slots=job.recorded_slots(job.slots_of(memory), job.pooled),
-            host_slots=_host_slots(job, memory),
-            scope=job.scope,
-            contract=job.contract,
-            seed=job.seed,
-        )
+        traffics = _replayed(job, cached, memory)
         found += [(name, memory, traffic) for name, traffic in traffics.items()]
     if WHOLE_LAYERS in policies:
         memory = _placed(job, vram_bytes, whole_layers=True)
@@ -114,6 +112,31 @@ def _placed(job: Job, vram_bytes: float, whole_layers: bool = False) -> OffloadM
         exclusive=job.exclusive,
         whole_layers=whole_layers,
     )
+
+
+def _replayed(job: Job, policies: Sequence[str], memory: OffloadMemory) -> dict[str, Traffic]:
+    """The traffic of each policy; of a carried recording, between the two nearest sizes."""
+    slots = job.slots_of(memory)
+    around, weight = [slots], 0.0
+    if job.carried:
+        *around, weight = near_slots(slots, job.recording.trace, job.model, job.pooled)
+    sizes = around if weight else around[:1]
+    replayed = [
+        replay_traffic(
+            job.recording,
+            policies,
+            slots=size,
+            host_slots=_host_slots(job, memory),
+            scope=job.scope,
+            contract=job.contract,
+            seed=job.seed,
+        )
+        for size in sizes
+    ]
+    if not weight:
+        return replayed[0]
+    fewer, more = replayed
+    return {name: blend(fewer[name], more[name], weight) for name in fewer}
 
 
 def _by_layers(job: Job, memory: OffloadMemory, first: int) -> Traffic:
@@ -148,11 +171,11 @@ def _work(job: Job, traffic: Traffic) -> DecodeWork:
 def _least_ratios(job: Job, memory: OffloadMemory, traffic: Traffic) -> tuple[float, float]:
     """(misses, drive reads) that no policy avoids, over all experts that are needed."""
     first, needed = traffic.fit_steps, max(int(traffic.needed.sum()), 1)
-    slots = job.recorded_slots(memory.slots, True)
+    slots = job.most_recorded_slots(memory.slots)
     misses = least_misses(job.recording, first, slots)
     if not memory.reads_drive:
         return misses / needed, 0.0
-    both = slots + job.recorded_slots(memory.host_slots, True)
+    both = slots + job.most_recorded_slots(memory.host_slots)
     return misses / needed, least_misses(job.recording, first, both) / needed
 
 

@@ -49,6 +49,22 @@ def scaled_slots(slots: int, trace: Trace, model: MoEModel, pooled: bool) -> int
     return min(max(round(slots * most_here / most_there), 1), most_here)
 
 
+def near_slots(slots: int, trace: Trace, model: MoEModel, pooled: bool) -> tuple[int, int, float]:
+    """(fewer, more, weight of more): slots of the recorded model around the same fraction."""
+    most_here = trace.experts_per_layer * (len(trace.layers) if pooled else 1)
+    most_there = model.experts * (len(model.moe_layers) if pooled else 1)
+    fewer, rest = divmod(slots * most_here, most_there)
+    return fewer, min(fewer + 1, most_here), rest / most_there
+
+
+def blend(fewer: Traffic, more: Traffic, weight: float) -> Traffic:
+    """What lies between the traffic of two sizes, linear in every event's counts, to whole ones."""
+    missed = _whole(fewer.missed * (1 - weight) + more.missed * weight)
+    stored = _whole(fewer.stored * (1 - weight) + more.stored * weight)
+    ratio = fewer.load_ratio * (1 - weight) + more.load_ratio * weight
+    return replace(more, missed=missed, stored=np.minimum(stored, missed), load_ratio=ratio)
+
+
 def carry_over(traffic: Traffic, trace: Trace, model: MoEModel) -> Traffic:
     """`traffic` of the recorded model as that of `model`, by method hit-ratio.
 

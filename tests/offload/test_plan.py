@@ -349,6 +349,20 @@ def test_a_transfer_keeps_the_hit_ratio_at_equal_residency() -> None:
     assert any("Everything here is assumed" in line for line in there.assumptions)
 
 
+def test_a_transfer_lies_between_the_nearest_sizes() -> None:
+    trace = one_user()
+    other = MoEModel.from_config(small_config(layers=5, experts=64, top_k=3))
+    dense = sum(size for name, size in weight_bytes(other, "bf16").items() if name != "routed")
+    base = RESERVE + dense + other.cache_bytes_per_sequence_per_rank(400)
+    sizes = [base + 4 * slots * ROUTED for slots in range(16, 21)]  # 4 to 5 of 16 recorded
+    plan = plan_offload(
+        trace, other, MACHINE, vram_bytes=sizes, policy="lru", transfer="hit-ratio", serve="copy"
+    )
+    hits = [row.hit_ratio for row in sorted(plan.rows, key=lambda row: row.slots)]
+    assert_allclose(np.diff(hits), (hits[-1] - hits[0]) / 4, atol=0.002)
+    assert hits[-1] > hits[0]
+
+
 def test_the_command_answers_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,12 +117,12 @@ def _rate(name: str, rate: object) -> list[str]:
     assert isinstance(rate, Quantity)
     ends = (rate.value, rate.low, rate.high)
     shown = ["-" if end is None else _rounded(end, rate.unit) for end in ends]
-    unit = {"bytes/s": "GB/s", "s": "us"}.get(rate.unit, rate.unit)
+    unit = {"bytes/s": "GB/s", "s": "us", "FLOP/s": "TFLOP/s"}.get(rate.unit, rate.unit)
     return [name.removesuffix("_s"), *shown, unit, rate.provenance.value]
 
 
 def _rounded(value: float, unit: str) -> str:
-    scale = {"bytes/s": 1e-9, "s": 1e6}.get(unit, 1.0)
+    scale = {"bytes/s": 1e-9, "s": 1e6, "FLOP/s": 1e-12}.get(unit, 1.0)
     return f"{value * scale:.4g}"
 
 
