@@ -192,6 +192,7 @@ SOME_SPEEDS = st.builds(
     layer_s=st.floats(0, 1),
     cpu_layer_s=st.floats(0, 1),
     step_s=st.floats(0, 1),
+    flops=st.none() | rates,
 )
 OPTIONS = st.fixed_dictionaries(
     {"serve": st.sampled_from(list(Serve)), "overlap": st.booleans(), "apart": st.booleans()}
