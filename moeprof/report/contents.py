@@ -28,6 +28,7 @@ from moeprof.model import MoEModel, load_model, precision_names
 from moeprof.offload import OffloadPlan
 from moeprof.projection import DeploymentProjection, project_deployment
 from moeprof.report.offloading import plans_by_memory
+from moeprof.report.placing import PlacementComparison, compared_placements
 from moeprof.report.policies import replayed_policies
 from moeprof.result import Result
 from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
@@ -63,6 +64,7 @@ class ReportContents(Result):
     sampling: SamplingError | None  # where requests were sampled, and the error can be known
     deployments: list[DeploymentProjection]
     offload: list[OffloadPlan]  # by GPU memory, where a host is named
+    placement: PlacementComparison | None  # on the GPUs of `cluster`, two or more
     missing: Mapping[str, str]
     files: list[StoredFile] = field(default_factory=list)
     recorded_by: str = ""  # version of moeprof that wrote the trace
@@ -124,6 +126,7 @@ def gather_report(
             transfer=transfer,
             missing=missing,
         ),
+        placement=compared_placements(trace, cluster, "fp8", missing) if counts else None,
         missing=missing,
         files=list(trace.manifest.files),
         recorded_by=trace.manifest.moeprof,

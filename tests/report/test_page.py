@@ -70,6 +70,7 @@ def test_every_section_is_there_and_linked(contents: ReportContents) -> None:
         "policies",
         "domains",
         "memory",
+        "placement",
         "definitions",
         "origin",
     ]

@@ -17,6 +17,7 @@ from moeprof.report.sections.memory import memory_section
 from moeprof.report.sections.miss_ratio import miss_ratio_section
 from moeprof.report.sections.offload import offload_section
 from moeprof.report.sections.origin import origin_section
+from moeprof.report.sections.placement import placement_section
 from moeprof.report.sections.policies import policies_section
 
 SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
@@ -27,6 +28,7 @@ SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     domains_section,
     memory_section,
     offload_section,
+    placement_section,
     definitions_section,
     origin_section,
 )

@@ -1,0 +1,93 @@
+"""Where the experts of a recording would stand on the GPUs that are named, and what that buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.errors import MoeprofError, TraceError
+from moeprof.hardware import Cluster
+from moeprof.placement import Placement, Topology
+from moeprof.placement.fitting import fit_placement
+from moeprof.placement.replay import PlacementJudgement, PlacementJudgements, judge_placements
+from moeprof.placement.windows import split_windows
+from moeprof.result import Result
+from moeprof.trace import Trace
+
+BATCH = 32  # requests at a time, where the recording tells them apart
+_TOKENS = 200_000  # judged at most: more take longer than a page should
+
+
+@dataclass(frozen=True)
+class PlacementComparison(Result):
+    """Maps fitted on the earlier half of the tokens, judged on the later one."""
+
+    judged: PlacementJudgements
+    redundant: Mapping[str, int]  # by map
+    redundant_bytes_per_gpu: Mapping[str, float | None]
+    precision: str
+
+    def of(self, name: str) -> PlacementJudgement:
+        """The verdict on the map called `name`."""
+        return next(one for one in self.judged.judgements if one.name == name)
+
+
+ORDER, EPLB, PLACED, SPARE = "in order of id", "EPLB", "placed", "placed, one slot more a GPU"
+
+
+def compared_placements(
+    trace: Trace, cluster: Cluster, precision: str, missing: dict[str, str]
+) -> PlacementComparison | None:
+    """Experts in order, EPLB's map and ours on `cluster`; None, with the reason, where none is."""
+    experts, gpus = trace.experts_per_layer, cluster.gpus
+    if gpus < 2:
+        missing["placement"] = "one GPU holds all experts: name two or more with --hardware"
+        return None
+    try:
+        return _compared(trace, cluster, -(-experts // gpus) * gpus, precision)
+    except MoeprofError as error:
+        missing["placement"] = str(error)
+        return None
+
+
+def _compared(trace: Trace, cluster: Cluster, slots: int, precision: str) -> PlacementComparison:
+    windows = split_windows(trace)
+    few, more = (
+        Topology.even(cluster.gpus, count, cluster.nodes) for count in (slots, slots + cluster.gpus)
+    )
+    maps = {
+        ORDER: fit_placement(trace, windows, few, solver="linear"),
+        EPLB: fit_placement(trace, windows, few, solver="eplb"),
+        PLACED: fit_placement(trace, windows, few),
+        SPARE: fit_placement(trace, windows, more),
+    }
+    window = windows.test
+    if window is not None and window.sum() > _TOKENS:
+        window = window & (window.cumsum() <= _TOKENS)
+    return PlacementComparison(
+        judged=_judged(trace, maps, window),
+        redundant={n: m.topology.slots_in_all - m.experts for n, m in maps.items()},
+        redundant_bytes_per_gpu={n: _bytes(trace, m, precision) for n, m in maps.items()},
+        precision=precision,
+    )
+
+
+def _judged(
+    trace: Trace, maps: Mapping[str, Placement], window: NDArray[np.bool_] | None
+) -> PlacementJudgements:
+    """With requests batched anew where the recording tells them apart, else as recorded."""
+    try:
+        return judge_placements(trace, maps, window=window, batch=BATCH, resamples=20)
+    except TraceError:  # requests or phases are not told apart
+        return judge_placements(trace, maps, window=window)
+
+
+def _bytes(trace: Trace, placement: Placement, precision: str) -> float | None:
+    if not trace.model.tensors:
+        return None
+    spare = placement.topology.slots_in_all - placement.experts
+    size = trace.model.bytes_per_expert(precision)
+    return spare * placement.layers * size / placement.topology.gpus
