@@ -42,7 +42,11 @@ if TYPE_CHECKING:
         write_plan,
     )
     from moeprof.placement.exports import export_plan
+    from moeprof.placement.mix import mix_domains
+    from moeprof.placement.online import place_online
     from moeprof.placement.replay import judge_placements
+    from moeprof.placement.study import study_placement
+    from moeprof.placement.sweep import sweep_redundancy
     from moeprof.projection import project_deployment, project_memory
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
@@ -109,7 +113,9 @@ _HOMES = {
     "measure_traffic": "placement",
     "merge_traces": "trace",
     "migrate_trace": "trace",
+    "mix_domains": "placement.mix",
     "open_trace": "trace",
+    "place_online": "placement.online",
     "plan_offload": "offload",
     "place_load": "placement",
     "place_trace": "placement",
@@ -126,6 +132,8 @@ _HOMES = {
     "sampling_error": "analysis",
     "slice_trace": "trace",
     "solve_placement": "placement",
+    "study_placement": "placement.study",
+    "sweep_redundancy": "placement.sweep",
     "synthesize_rows": "trace",
     "synthesize_trace": "synth",
     "validate_trace": "trace",
@@ -171,8 +179,10 @@ __all__ = [
     "measure_traffic",
     "merge_traces",
     "migrate_trace",
+    "mix_domains",
     "open_trace",
     "place_load",
+    "place_online",
     "place_trace",
     "plan_offload",
     "probe_hardware",
@@ -188,6 +198,8 @@ __all__ = [
     "sampling_error",
     "slice_trace",
     "solve_placement",
+    "study_placement",
+    "sweep_redundancy",
     "synthesize_rows",
     "synthesize_trace",
     "validate_trace",
