@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from moeprof.offload.memory import GIB
 from moeprof.offload.rates import constant
-from moeprof.offload.rows import Job, Line
+from moeprof.offload.rows import Job, Line, mean_position
 from moeprof.offload.timing import Serve
 from moeprof.offload.transfer import METHODS
 from moeprof.quantity import Provenance, Quantity
@@ -88,12 +88,20 @@ def _service(job: Job, best: Line, pinned: bool) -> list[str]:
     return lines
 
 
+def _reading(job: Job) -> str:
+    if mean_position(job.recording) is not None:
+        return (
+            "Attention reads the cache as far as the recording's tokens are into their requests on "
+            "average."
+        )
+    if not job.context_tokens:
+        return "The recording has no positions, so no KV is held or read: give --context."
+    return "The recording has no positions, so attention reads KV of the whole context."
+
+
 def _traffic(job: Job, best: Line) -> list[str]:
     traffic = best.traffic
-    lines = [
-        "Attention reads the cache as far as the recording's decode tokens are into their requests "
-        "on average."
-    ]
+    lines = [_reading(job)]
     if traffic.fit_steps:
         lines.append(
             f"The first {traffic.fit_steps:,} steps warm the caches and fit static lists; the "

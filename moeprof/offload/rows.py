@@ -160,10 +160,17 @@ def _host_slots(job: Job, memory: OffloadMemory) -> int | None:
     return job.recorded_slots(memory.host_slots, True) if memory.reads_drive else None
 
 
+def mean_position(recording: Recording) -> int | None:
+    """How far the recording's tokens are into their requests; None where it does not say."""
+    inside = recording.trace.position[recording.trace.phase == recording.phase]
+    known = inside[inside >= 0]
+    return int(known.mean()) if len(known) else None
+
+
 def _work(job: Job, traffic: Traffic) -> DecodeWork:
     """Of a mean step: as many requests, and as far into them, as the recording's."""
-    inside = job.recording.trace.position[job.recording.trace.phase == job.recording.phase]
-    reached = min(int(inside.mean()), job.context_tokens)
+    reached = mean_position(job.recording)
+    reached = job.context_tokens if reached is None else min(reached, job.context_tokens)
     work = decode_work(job.model, job.precision, context_tokens=reached, kv_dtype=job.kv_dtype)
     return work.with_sequences(traffic.sequences)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -361,6 +362,21 @@ def test_a_transfer_lies_between_the_nearest_sizes() -> None:
     hits = [row.hit_ratio for row in sorted(plan.rows, key=lambda row: row.slots)]
     assert_allclose(np.diff(hits), (hits[-1] - hits[0]) / 4, atol=0.002)
     assert hits[-1] > hits[0]
+
+
+def test_a_recording_without_positions_says_so() -> None:
+    rows, requests = synthesize_rows(SMALL, 100, requests=1)
+    blind = Trace.in_memory(
+        SMALL, replace(rows, position=np.full_like(rows.position, -1)), requests
+    )
+    none, whole = (
+        plan_offload(blind, SMALL, MACHINE, policy="lru", context_tokens=context)
+        for context in (None, 4096)
+    )
+    assert (none.context_tokens, none.work.kv_bytes) == (0, 0)
+    assert any("give --context" in line for line in none.assumptions)
+    assert whole.work.kv_bytes == 4096 * SMALL.kv_bytes_per_token_per_rank()
+    assert any("whole context" in line for line in whole.assumptions)
 
 
 def test_the_command_answers_in_one_line(
