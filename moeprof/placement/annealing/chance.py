@@ -1,4 +1,4 @@
-"""How much of what differs between windows is more than chance, and windows without the rest."""
+"""How much of what differs between windows is more than chance."""
 
 from __future__ import annotations
 
@@ -19,14 +19,3 @@ def signal_share(windows: NDArray[np.float64]) -> float:
     found = float(((used - expected) ** 2 / expected).sum())
     by_chance = (used.shape[0] - 1) * (used.shape[1] - 1)
     return max(0.0, 1.0 - by_chance / found) if found > 0 else 0.0
-
-
-def shrunk_windows(windows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[windows, experts] each window drawn toward their sum by what chance explains.
-
-    Its differences from the sum keep the share of the variance that is signal (as James and Stein
-    shrink means, 1961), so a search does not even out noise.
-    """
-    pooled = windows.sum(axis=1, keepdims=True) * (windows.sum(axis=0) / windows.sum())
-    shrunk: NDArray[np.float64] = pooled + signal_share(windows) * (windows - pooled)
-    return shrunk

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.placement.annealing import Aim, anneal_map, shrunk_windows, signal_share
+from moeprof.placement.annealing import Aim, anneal_map, signal_share
 from moeprof.placement.bounds import lower_bound_by_layer
 from moeprof.placement.solvers.problem import Map, Problem
 from moeprof.placement.topology import Topology
@@ -66,7 +66,7 @@ def annealed(problem: Problem, row: int, slot: NDArray[np.int64], aim: Aim) -> N
     before = problem.before
     return anneal_map(
         slot,
-        shrunk_windows(windows[:, row]),
+        windows[:, row],
         problem.topology,
         aim,
         proposals=max(_PROPOSALS, _BY_SLOT * len(slot)) * problem.rounds,

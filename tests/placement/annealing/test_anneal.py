@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moeprof.placement import Aim, Placement, Topology
-from moeprof.placement.annealing import anneal_map, shrunk_windows, signal_share
+from moeprof.placement.annealing import anneal_map, signal_share
 from tests.placement.maps import placements
 
 
@@ -128,14 +128,6 @@ def test_chance_is_told_from_signal() -> None:
     other = np.stack([draw.multinomial(3000, draw.dirichlet(20 * share)) for _ in range(16)])
     assert signal_share(other.astype(float)) > 0.9
     assert signal_share(alike[:1]) == 0.0
-
-
-def test_shrunk_windows_keep_their_sum_and_size() -> None:
-    windows = np.random.default_rng(8).poisson(5, (6, 10)).astype(float)
-    shrunk = shrunk_windows(windows)
-    np.testing.assert_allclose(shrunk.sum(axis=0), windows.sum(axis=0))
-    np.testing.assert_allclose(shrunk.sum(axis=1), windows.sum(axis=1))
-    assert (shrunk >= 0).all() and shrunk.std(axis=0).max() < windows.std(axis=0).max()
 
 
 def test_the_same_seed_gives_the_same_map() -> None:
