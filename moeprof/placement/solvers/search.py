@@ -13,7 +13,7 @@ from moeprof.placement.solvers.problem import Map, Problem
 from moeprof.placement.topology import Topology
 
 _PROPOSALS = 200  # of the annealer, a round, at least
-_BY_SLOT = 3
+_SWAPS = 64  # or one for so many pairs of slots, a round
 _NOISE = 0.1  # share of the variance between windows below which they are taken for chance
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def annealed(problem: Problem, row: int, slot: NDArray[np.int64], aim: Aim) -> N
         windows[:, row],
         problem.topology,
         aim,
-        proposals=max(_PROPOSALS, _BY_SLOT * len(slot)) * problem.rounds,
+        proposals=max(_PROPOSALS, len(slot) ** 2 // _SWAPS) * problem.rounds,
         seed=seed_of(problem, row),
         tokens=None if problem.routing is None else problem.routing[row],
         before=None if before is None else before.physical_to_logical_map[row],
