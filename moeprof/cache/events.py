@@ -12,14 +12,14 @@ from moeprof.trace import Phase, Trace
 from moeprof.trace.batching import rebatch
 from moeprof.trace.reader import LayerBatch
 
-_CHUNK_ROWS = 65_536
+_CHUNK_ROWS = 16_384  # of all layers of a chunk together, unless one step has more
 
 
 class Steps(NamedTuple):
     """Which tokens are replayed and where their steps begin: the same for every layer."""
 
     keep: NDArray[np.bool_] | None  # [tokens]; None: all
-    starts: NDArray[np.int64]  # [steps + 1] step i is kept tokens starts[i] to starts[i + 1]
+    starts: NDArray[np.signedinteger]  # [steps + 1] step i is kept tokens starts[i] to [i + 1]
     order: NDArray[np.int64] | None = None  # [kept tokens] rows in another order; None: as recorded
 
 
@@ -50,7 +50,21 @@ def find_steps(trace: Trace, phase: Phase | None = None) -> Steps:
     step = trace.step if keep is None else trace.step[keep]
     begins = np.ones(len(step) + 1, bool)  # and one past the end
     np.not_equal(step[1:], step[:-1], out=begins[1:-1])
-    return Steps(keep, np.flatnonzero(begins))
+    return Steps(keep, _places(begins))
+
+
+def _places(mask: NDArray[np.bool_]) -> NDArray[np.signedinteger]:
+    """`np.flatnonzero` in as few bytes as do, a piece at a time: where every token is a step, the
+    starts are as large as a layer's ids.
+    """
+    dtype: type[np.signedinteger] = np.int32 if len(mask) < 1 << 31 else np.int64
+    found: NDArray[np.signedinteger] = np.empty(np.count_nonzero(mask), dtype)
+    done = 0
+    for begin in range(0, len(mask), _CHUNK_ROWS):
+        piece = np.flatnonzero(mask[begin : begin + _CHUNK_ROWS])
+        found[done : done + len(piece)] = piece + begin
+        done += len(piece)
+    return found
 
 
 def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[EventChunk]:
@@ -64,12 +78,12 @@ def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[
         return
     event = start = 0  # of the first row in hand
     experts = recorded = None
-    for parts in zip(*(trace.batches(layer) for layer in layers), strict=True):
+    for parts in _pieces(trace, layers):
         more, also = _stacked(parts, steps.keep)
         experts = more if experts is None else np.concatenate([experts, more], axis=1)
         recorded = also if recorded is None else np.concatenate([recorded, also], axis=1)
-        stop = int(np.searchsorted(steps.starts, start + experts.shape[1], side="right")) - 1
-        starts = steps.starts[event : stop + 1] - start
+        stop = _last_before(steps.starts, start + experts.shape[1])
+        starts = steps.starts[event : stop + 1].astype(np.int64) - start
         cut = int(starts[-1])
         if cut:
             yield EventChunk(experts[:, :cut], recorded[:, :cut], starts, event)
@@ -77,6 +91,27 @@ def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[
         event, start = stop, start + cut
         if stop == len(steps.starts) - 1:
             return
+
+
+def _pieces(trace: Trace, layers: Sequence[int]) -> Iterator[list[LayerBatch]]:
+    """The same rows of every layer, few enough for a chunk."""
+    most = max(_CHUNK_ROWS // len(layers), 1024)
+    for parts in zip(*(trace.batches(layer) for layer in layers), strict=True):
+        for begin in range(0, len(parts[0].experts), most):
+            rows = slice(begin, begin + most)
+            yield [
+                LayerBatch(
+                    part.start + begin,
+                    part.experts[rows],
+                    None if part.recorded is None else part.recorded[rows],
+                )
+                for part in parts
+            ]
+
+
+def _last_before(starts: NDArray[np.signedinteger], row: int) -> int:
+    """The last step that begins at `row` or before. Of the same type, or NumPy copies `starts`."""
+    return int(np.searchsorted(starts, starts.dtype.type(row), side="right")) - 1
 
 
 def step_kinds(trace: Trace, steps: Steps) -> NDArray[np.uint8]:
@@ -147,13 +182,12 @@ def _reordered(
     step = 0
     while step < len(steps.starts) - 1:
         begin = steps.starts[step]
-        stop = int(np.searchsorted(steps.starts, begin + _CHUNK_ROWS, side="right")) - 1
-        stop = max(stop, step + 1)
+        stop = max(_last_before(steps.starts, int(begin) + _CHUNK_ROWS), step + 1)
         rows = order[begin : steps.starts[stop]]
         yield EventChunk(
             np.stack([ids[at[rows].clip(0)] for ids, at in zip(experts, place, strict=True)]),
             np.stack([mask[rows] for mask in recorded]),
-            steps.starts[step : stop + 1] - begin,
+            steps.starts[step : stop + 1].astype(np.int64) - begin,
             step,
         )
         step = stop

@@ -214,29 +214,35 @@ def global_distances(
 
 
 @njit(cache=True, nogil=True)
-def next_uses(
+def link_uses(
     experts: NDArray[np.unsignedinteger],
     recorded: NDArray[np.bool_],
     starts: NDArray[np.int64],
     first_event: int,
-    seen: NDArray[np.int32],
+    begin: int,
+    seen: NDArray[np.int64],
     future: NDArray[np.int32],
 ) -> None:
-    """Fill `future` [rows, k] with the next step that names the expert, -1 for none, for one layer:
-    experts [rows, k], recorded [rows].
+    """Write each step into `future` [all rows, k] where its experts were named the time before, for
+    one layer: experts [rows, k], recorded [rows], the rows from `begin` on.
 
-    Goes from the last step to the first; `seen` [experts] is the step that named each expert last
-    so far, carried from chunk to chunk.
+    `seen` [experts, 3], carried from chunk to chunk, is the step that named each expert last, -1
+    for none, and the first and the last place, row x k + slot, where it did.
     """
-    for index in range(starts.shape[0] - 2, -1, -1):
+    k = experts.shape[1]
+    for index in range(starts.shape[0] - 1):
+        step = first_event + index
         for row in range(starts[index], starts[index + 1]):
-            for slot in range(experts.shape[1] if recorded[row] else 0):
-                if experts[row, slot] < seen.shape[0]:
-                    future[row, slot] = seen[experts[row, slot]]
-        for row in range(starts[index], starts[index + 1]):
-            for slot in range(experts.shape[1] if recorded[row] else 0):
-                if experts[row, slot] < seen.shape[0]:
-                    seen[experts[row, slot]] = first_event + index
+            for slot in range(k if recorded[row] else 0):
+                expert = experts[row, slot]
+                if expert >= seen.shape[0]:
+                    continue
+                place = (begin + row) * k + slot
+                if seen[expert, 0] != step:
+                    for end in range(1, 3 if seen[expert, 0] >= 0 else 1):
+                        future[seen[expert, end] // k, seen[expert, end] % k] = step
+                    seen[expert, 0], seen[expert, 1] = step, place
+                seen[expert, 2] = place
 
 
 @njit(cache=True, nogil=True)

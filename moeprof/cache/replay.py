@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from moeprof.cache.events import (
     rebatched_steps,
     step_kinds,
 )
-from moeprof.cache.foresight import next_steps
+from moeprof.cache.foresight import next_steps, of_rows
 from moeprof.cache.policies import load_policy
 from moeprof.cache.quotas import Quotas, byte_quotas_for, quotas_for
 from moeprof.cache.requests import (
@@ -261,9 +262,7 @@ def _replay_group(
 
     names = [job.trace.layers[ordinal] for ordinal in group]
     foreseen = [cell for cell in cells if _has(cell, "FORESIGHT")]
-    chunks: list[EventChunk] | None = None
-    if foreseen or any(cell.fitted for cell in cells):
-        chunks = list(event_chunks(job.trace, names, job.steps))
+    chunks = partial(event_chunks, job.trace, names, job.steps)
     learned = _uses(job, len(group), chunks, cells)
     caches = [
         Running(
@@ -281,14 +280,14 @@ def _replay_group(
         )
         for cell in cells
     ]
-    futures: Iterator[NDArray[np.int32]] | None = None
-    if chunks is not None and foreseen:
-        futures = iter(next_steps(chunks, job.trace.experts_per_layer))
+    rows = int(job.steps.starts[-1])
+    ahead = next_steps(chunks(), rows, job.trace.experts_per_layer) if foreseen else None
     gates: Iterator[NDArray[np.float32]] | None = None
     if any(_has(cell, "READS_GATES") for cell in cells):
         gates = gate_chunks(job.trace, names, job.steps)
-    for chunk in chunks if chunks is not None else event_chunks(job.trace, names, job.steps):
-        future = None if futures is None else next(futures)
+    for chunk in chunks():
+        begin = int(job.steps.starts[chunk.first_event])
+        future = None if ahead is None else of_rows(ahead, begin, chunk.experts.shape[1])
         weights = None if gates is None else next(gates)
         for cache in caches:
             cache.take(chunk, future, weights)
@@ -310,7 +309,7 @@ def _capacity(job: _Job, cell: Cell, group: list[int], quotas: Mapping[int, Quot
 
 
 def _uses(
-    job: _Job, layers: int, chunks: list[EventChunk] | None, cells: list[Cell]
+    job: _Job, layers: int, chunks: Callable[[], Iterator[EventChunk]], cells: list[Cell]
 ) -> dict[str, NDArray[np.int64]]:
     """[layers, experts] uses in the window that each kind of fitted policy learns on."""
     from moeprof.cache.kernels import count_uses
@@ -326,7 +325,7 @@ def _uses(
     uses = {kind: np.zeros(shape, np.int64) for kind in kinds}
     for kind, counted in uses.items():
         last = np.full(shape, -1, np.int64)
-        for chunk in chunks or ():
+        for chunk in chunks():
             for layer in range(layers):
                 count_uses(
                     chunk.experts[layer], chunk.recorded[layer], chunk.starts, chunk.first_event,

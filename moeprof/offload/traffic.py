@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moeprof.cache import Scope, replay_cache
 from moeprof.cache.contracts import ATOMIC, Contract
 from moeprof.cache.events import EventChunk, Steps, event_chunks, find_steps, rebatched_steps
-from moeprof.cache.foresight import next_steps
+from moeprof.cache.foresight import next_steps, of_rows
 from moeprof.cache.requests import Cell
 from moeprof.cache.results import CacheReplay, CacheReplays, MissStream
 from moeprof.offload.second_tier import replay_second_tier
@@ -193,9 +193,10 @@ def _run(
         uses=None,
         most=most if stream else 0,
     )
-    known = next_steps(chunks, experts) if futures else [None] * len(chunks)
-    for chunk, future in zip(chunks, known, strict=True):
-        running.take(chunk, future)
+    rows = [chunk.experts.shape[1] for chunk in chunks]
+    ahead = next_steps(chunks, sum(rows), experts) if futures else None
+    for chunk, count, begin in zip(chunks, rows, np.cumsum(rows) - rows, strict=True):
+        running.take(chunk, None if ahead is None else of_rows(ahead, int(begin), count))
     tally = running.tally
     kept = [row[:count] for row, count in zip(tally.missed, tally.noted, strict=True)]
     return tally.totals, MissStream(tally.misses, kept)
