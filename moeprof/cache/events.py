@@ -86,11 +86,22 @@ def event_chunks(trace: Trace, layers: Sequence[int], steps: Steps) -> Iterator[
         starts = steps.starts[event : stop + 1].astype(np.int64) - start
         cut = int(starts[-1])
         if cut:
-            yield EventChunk(experts[:, :cut], recorded[:, :cut], starts, event)
+            yield _contiguous(experts[:, :cut], recorded[:, :cut], starts, event)
         experts, recorded = experts[:, cut:], recorded[:, cut:]
         event, start = stop, start + cut
         if stop == len(steps.starts) - 1:
             return
+
+
+def _contiguous(
+    experts: NDArray[np.unsignedinteger],
+    recorded: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    first_event: int,
+) -> EventChunk:
+    """A chunk side by side in memory: Numba compiles its loops anew for every layout it meets."""
+    whole = np.ascontiguousarray
+    return EventChunk(whole(experts), whole(recorded), starts, first_event)
 
 
 def _pieces(trace: Trace, layers: Sequence[int]) -> Iterator[list[LayerBatch]]:

@@ -195,5 +195,6 @@ def anneal(chain: Chain, prices: Prices, proposals: int, seed: int) -> NDArray[n
         gain -= rise
         if gain > best_gain + 1e-12:
             best_gain = gain
-            best[:] = chain.slot
+            for slot in range(len(best)):  # an assignment of arrays takes seconds to compile
+                best[slot] = chain.slot[slot]
     return best

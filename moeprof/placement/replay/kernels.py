@@ -113,7 +113,13 @@ def _level(
 @njit(cache=True, nogil=True)
 def _water_level(load: NDArray[np.float64], ranks: NDArray[np.int64], amount: int) -> float:
     """The level that `amount` reaches when it fills `ranks` up from `load`."""
-    floors = np.sort(load[ranks])
+    floors = load[ranks]
+    for i in range(1, len(floors)):  # few: np.sort takes seconds to compile
+        floor, place = floors[i], i
+        while place > 0 and floors[place - 1] > floor:
+            floors[place] = floors[place - 1]
+            place -= 1
+        floors[place] = floor
     level, below = 0.0, 0.0
     for i in range(len(floors)):
         below += floors[i]

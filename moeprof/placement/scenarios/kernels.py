@@ -54,7 +54,8 @@ def search(state: State, tries: int, squarings: int, seed: int) -> NDArray[np.in
             now = _try_swap(state, p, np.random.randint(len(state.slot)), now, limit, squarings)
         if now < least:
             least = now
-            kept[:] = state.slot
+            for slot in range(len(kept)):
+                kept[slot] = state.slot[slot]
     return kept
 
 

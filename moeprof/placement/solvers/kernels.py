@@ -228,12 +228,16 @@ def perturb(layer: Layer, state: NDArray[np.uint64]) -> bool:
 
 @njit(cache=True, nogil=True)
 def copy_map(source: Layer, target: Layer) -> None:
-    """What a search changes, from one layer to another."""
-    target.slot[:] = source.slot
-    target.replicas[:] = source.replicas
-    target.share[:] = source.share
-    target.held[:] = source.held
-    target.load[:] = source.load
+    """What a search changes, from one layer to another, in loops that compile in no time."""
+    for slot in range(len(source.slot)):
+        target.slot[slot] = source.slot[slot]
+    for expert in range(len(source.replicas)):
+        target.replicas[expert] = source.replicas[expert]
+        target.share[expert] = source.share[expert]
+    for rank in range(len(source.load)):
+        target.load[rank] = source.load[rank]
+        for expert in range(source.held.shape[1]):
+            target.held[rank, expert] = source.held[rank, expert]
 
 
 @njit(cache=True, nogil=True)

@@ -8,7 +8,7 @@ from moeprof.report.contents import ReportContents
 from moeprof.report.policies import PolicyCurve, curves_of
 from moeprof.report.wording import count, percent, read_bytes
 
-HUES = ("a", "b", "d", "c")
+HUES = ("a", "b", "c")
 SCOPES = {Scope.LAYER: "slots in every layer", Scope.GLOBAL: "one pool for all layers"}
 
 
@@ -26,8 +26,8 @@ def policies_section(contents: ReportContents) -> Section | None:
         "(belady-bypass) knows the future: what lies between it and a policy is that policy's to "
         "gain, what lies above it no policy can.",
         f"A step of this recording needs {first.experts_per_event:.3g} experts in a layer. In one "
-        "pool for all layers that holds less than a whole step needs, LRU and counts since an "
-        "expert came find next to nothing: each expert goes before its layer comes round again.",
+        "pool for all layers that holds less than a whole step needs, LRU finds next to nothing: "
+        "each expert goes before its layer comes round again.",
     ]
     plots: list[Block] = [_plot(scope, replays) for scope, replays in contents.policies.items()]
     tables = [_table(scope, replays) for scope, replays in contents.policies.items()]
