@@ -1,6 +1,6 @@
 """What a replay allocates, beside the ids of one layer, which is what it must read.
 
-    python benchmarks/cache_memory.py [--tokens 300000]
+    python benchmarks/cache_memory.py [--tokens 1000000]
 
 MiniMax-M3 (57 x 128, top-4), one token a step, from a folder on disk. Peaks are tracemalloc's, so
 memory-mapped ids do not count; the arrays that say where steps begin are named apart, since every
@@ -37,7 +37,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 def main() -> None:
     """Print a line a replay."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=300_000)
+    parser.add_argument("--tokens", type=int, default=1_000_000)
     tokens = parser.parse_args().tokens
     model = MoEModel.preset("minimax-m3")
     rows, requests = synthesize_rows(model, tokens, prefill=0.0, skew=1.0)

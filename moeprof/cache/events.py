@@ -12,7 +12,7 @@ from moeprof.trace import Phase, Trace
 from moeprof.trace.batching import rebatch
 from moeprof.trace.reader import LayerBatch
 
-_CHUNK_ROWS = 16_384  # of all layers of a chunk together, unless one step has more
+_CHUNK_ROWS = 32_768  # of all layers of a chunk together, unless one step has more
 
 
 class Steps(NamedTuple):
