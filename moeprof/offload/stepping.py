@@ -38,7 +38,7 @@ def time_steps(traffic: Traffic, work: DecodeWork, speeds: Speeds, service: Serv
 
     Events with the same counts take the same time, so each kind is timed once. An expert that the
     CPU computed and the cache admits crosses the link behind, beside what follows: only the link's
-    own seconds of a step bound it.
+    own seconds of a step bound it. Where they do, the link alone is on the critical path.
     """
     kinds, event = _kinds(traffic)
     times = _timed(kinds, work, speeds, service)
@@ -51,7 +51,9 @@ def time_steps(traffic: Traffic, work: DecodeWork, speeds: Speeds, service: Serv
     shares[RESOURCES.index("overhead")] += overhead
     if service.serve is not Serve.COPY:
         link = (copied + behind) * copy_seconds(work, speeds, service.apart)
-        shares[_LINK] += np.maximum(link - shares.sum(axis=0), 0)
+        binds = link > shares.sum(axis=0)
+        shares[:, binds] = 0.0
+        shares[_LINK, binds] = link[binds]
     return StepTimes(
         shares.sum(axis=1), shares.sum(axis=0), round(copied.sum()), float(behind.sum())
     )
