@@ -1,0 +1,5 @@
+"""Seconds of one engine step."""
+
+from moeprof.projection.step.batch import Batch
+
+__all__ = ["Batch"]
