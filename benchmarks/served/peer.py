@@ -1,0 +1,56 @@
+"""AIConfigurator's predictions of the rows, as it is shipped: a predictor that learns nothing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import cache
+
+from .rows import DATA, ServedRow
+from .trial import Band, Forecast
+
+FILE = DATA / "aiconfigurator_served.csv"  # made by benchmarks/aiconfigurator_predict.py
+
+
+class AIConfigurator:
+    """What benchmarks/data/aiconfigurator_served.csv says, by row; it has no bands.
+
+    `formats`: asked with the number formats that the row states, or with the checkpoint's.
+    """
+
+    def __init__(self, formats: str = "row") -> None:
+        self.formats = formats
+
+    def fit(self, rows: Sequence[ServedRow]) -> None:
+        """Nothing: NVIDIA's constants and tables stand as they were published."""
+
+    def predict(self, rows: Sequence[ServedRow]) -> list[Forecast]:
+        """Its answer for each row, None for what it refused."""
+        said = answers(self.formats)
+        return [said.get(row.id, Forecast(None, None)) for row in rows]
+
+
+@cache
+def answers(formats: str = "row") -> dict[str, Forecast]:
+    """Row id to AIConfigurator's forecast; rows it refused are not in it."""
+    return {
+        line["id"]: Forecast(Band(float(line["tpot_ms"])), Band(float(line["ttft_ms"])))
+        for line in _lines()
+        if line["formats"] == formats and not line["problem"]
+    }
+
+
+@cache
+def refusals(formats: str = "row") -> dict[str, str]:
+    """Row id to why AIConfigurator gave no answer."""
+    return {
+        line["id"]: line["problem"]
+        for line in _lines()
+        if line["formats"] == formats and line["problem"]
+    }
+
+
+@cache
+def _lines() -> tuple[dict[str, str], ...]:
+    with FILE.open(newline="") as file:
+        return tuple(csv.DictReader(file))

@@ -1,0 +1,102 @@
+"""Markdown tables of scores, each beside AIConfigurator's on the very same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isnan
+
+from .peer import AIConfigurator
+from .scores import Score, grouped, score_tpot, score_ttft, worst
+from .trial import Judged, blank
+
+HEAD = (
+    "rows",
+    "TPOT median",
+    "mean",
+    "90 % within",
+    "bias",
+    "Spearman",
+    "in band",
+    "band",
+    "TTFT median",
+    "in band",
+)
+PEER_HEAD = ("AIC rows", "AIC TPOT", "mean", "ours there", "AIC TTFT", "ours there")
+
+
+def score_table(
+    judged: Sequence[Judged], group_of: Callable[[Judged], str], first: str, total: str = "all"
+) -> str:
+    """A line for each group and one for all: errors of TPOT and TTFT, then AIConfigurator's.
+
+    AIConfigurator answers for fewer rows; "ours there" is our error on those alone.
+    """
+    groups = grouped(judged, group_of)
+    if len(groups) > 1:
+        groups[total] = list(judged)
+    lines = [(name, *_ours(rows), *_peers(rows)) for name, rows in groups.items()]
+    return markdown((first, *HEAD, *PEER_HEAD), lines)
+
+
+def worst_table(judged: Sequence[Judged], count: int = 10) -> str:
+    """The rows whose TPOT was missed by most."""
+    lines = [
+        (
+            each.row.id,
+            f"{each.row.tpot_ms:.2f}",
+            f"{each.forecast.tpot_ms.value:.2f}",
+            _signed(each.forecast.tpot_ms.value / each.row.tpot_ms - 1),
+            each.split,
+        )
+        for each in worst(judged, count)
+        if each.forecast.tpot_ms and each.row.tpot_ms
+    ]
+    return markdown(("row", "measured ms", "predicted ms", "error", "split"), lines)
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table with its first column to the left and all others to the right."""
+    rule = ("---", *["---:"] * (len(head) - 1))
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def _ours(judged: Sequence[Judged]) -> tuple[str, ...]:
+    tpot, ttft = score_tpot(judged), score_ttft(judged)
+    return (
+        str(tpot.rows),
+        *map(_percent, (tpot.median, tpot.mean, tpot.p90)),
+        _signed(tpot.bias),
+        _number(tpot.spearman, 3),
+        _percent(tpot.coverage, 0),
+        _number(tpot.width, 2),
+        _percent(ttft.median),
+        _percent(ttft.coverage, 0),
+    )
+
+
+def _peers(judged: Sequence[Judged]) -> tuple[str, ...]:
+    said = AIConfigurator().predict([blank(each.row) for each in judged])
+    both = [
+        (each, each._replace(forecast=answer))
+        for each, answer in zip(judged, said, strict=True)
+        if answer.tpot_ms
+    ]
+    ours, peers = ([pair[side] for pair in both] for side in (0, 1))
+    tpot: Score = score_tpot(peers)
+    return (
+        str(tpot.rows),
+        *map(_percent, (tpot.median, tpot.mean, score_tpot(ours).median)),
+        *map(_percent, (score_ttft(peers).median, score_ttft(ours).median)),
+    )
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return "-" if isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def _signed(value: float) -> str:
+    return "-" if isnan(value) else f"{100 * value:+.1f} %"
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if isnan(value) else f"{value:.{digits}f}"
