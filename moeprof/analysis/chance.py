@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 DRAWS = 200
 
@@ -18,3 +19,13 @@ def even_router_imbalance(assignments: int, experts: int, *, seed: int = 0) -> f
     rng = np.random.default_rng(seed)
     loads = rng.multinomial(assignments, np.full(experts, 1 / experts), size=DRAWS)
     return float(loads.max(axis=1).mean() * experts / assignments)
+
+
+def even_router_distinct(experts: int, top_k: int, tokens: ArrayLike) -> NDArray[np.float64]:
+    """Mean distinct experts of tokens that are routed independently and evenly: the null.
+
+    Exact: E (1 - (1 - k/E)^T), since a token leaves an expert out with probability 1 - k/E.
+    """
+    given = np.asarray(tokens, np.float64)
+    distinct: NDArray[np.float64] = experts * (1 - (1 - top_k / experts) ** given)
+    return distinct

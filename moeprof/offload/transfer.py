@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.analysis.chance import even_router_distinct
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
 from moeprof.offload.traffic import Counts, Traffic
@@ -18,13 +20,15 @@ METHODS = {
 }
 
 
-def check_transfer(trace: Trace, model: MoEModel, method: str | None) -> bool:
-    """Whether `trace` has to be carried over to `model`.
+def check_transfer(
+    trace: Trace, model: MoEModel, method: str | None, methods: Collection[str] = tuple(METHODS)
+) -> bool:
+    """Whether `trace` has to be carried over to `model`, by one of `methods`.
 
     Raises InputError where it has and no method says how, or the method is unknown.
     """
-    if method is not None and method not in METHODS:
-        raise InputError(f"transfer '{method}' is not one of {', '.join(METHODS)}")
+    if method is not None and method not in methods:
+        raise InputError(f"transfer '{method}' is not one of {', '.join(methods)}")
     here = (len(trace.layers), trace.experts_per_layer, trace.top_k)
     there = (len(model.moe_layers), model.experts, model.top_k)
     if here == there:
@@ -32,7 +36,7 @@ def check_transfer(trace: Trace, model: MoEModel, method: str | None) -> bool:
     if method is None:
         raise InputError(
             f"{trace} is of {trace.model.name}, {_shape(here)}, and {model.name} has "
-            f"{_shape(there)}: give --transfer {' or '.join(METHODS)} to carry it over"
+            f"{_shape(there)}: give --transfer {' or '.join(methods)} to carry it over"
         )
     return True
 
@@ -70,10 +74,10 @@ def carry_over(traffic: Traffic, trace: Trace, model: MoEModel) -> Traffic:
 
     Fractions of an expert are carried to the next step of the layer, so sums hold.
     """
-    layers = _by_depth(len(trace.layers), len(model.moe_layers))
+    layers = by_depth(len(trace.layers), len(model.moe_layers))
     tokens = traffic.step_tokens
-    here = _independent(trace.experts_per_layer, trace.top_k, tokens)
-    there = _independent(model.experts, model.top_k, tokens)
+    here = even_router_distinct(trace.experts_per_layer, trace.top_k, tokens)
+    there = even_router_distinct(model.experts, model.top_k, tokens)
     needed = _whole(traffic.needed[layers] / here * there)
     needed = np.clip(needed, 0, model.experts)
     missed = np.minimum(_whole(needed * _ratio(traffic.missed, traffic.needed)[layers]), needed)
@@ -81,17 +85,9 @@ def carry_over(traffic: Traffic, trace: Trace, model: MoEModel) -> Traffic:
     return replace(traffic, needed=needed, missed=missed, stored=stored)
 
 
-def _by_depth(here: int, there: int) -> NDArray[np.int64]:
+def by_depth(here: int, there: int) -> NDArray[np.int64]:
     """[there] ordinal of the recorded layer at the same relative depth."""
     return np.rint(np.linspace(0, here - 1, there)).astype(np.int64)
-
-
-def _independent(experts: int, top_k: int, tokens: Counts) -> NDArray[np.float64]:
-    """[steps] distinct experts of tokens that are routed independently and evenly."""
-    distinct: NDArray[np.float64] = experts * (
-        1 - (1 - top_k / experts) ** tokens.astype(np.float64)
-    )
-    return distinct
 
 
 def _ratio(part: Counts, whole: Counts) -> NDArray[np.float64]:
