@@ -15,6 +15,7 @@ _DTYPES = ("fp32", "fp16", "bf16", "fp8", "fp4")
 FIGURE_UNITS: Mapping[str, str] = MappingProxyType(
     {
         "memory_bytes": "bytes",
+        "memory_visible_bytes": "bytes",
         "memory_max_bytes": "bytes",
         "memory_channels": "channels",
         "memory_transfers_per_s": "transfers/s",

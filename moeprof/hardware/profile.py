@@ -79,6 +79,13 @@ class HardwareProfile(Result):
         return self.figure("memory_bytes")
 
     @property
+    def memory_visible(self) -> Quantity:
+        """Memory that programs are offered: what the driver prints, or of one memory that GPU and
+        host share the part that the GPU may use. The datasheet's where nobody stated it."""
+        known = "memory_visible_bytes" in self.figures
+        return self.figure("memory_visible_bytes") if known else self.memory_bytes
+
+    @property
     def memory_bandwidth(self) -> Quantity:
         """Peak bytes/s between one device and its memory."""
         return self.figure("memory_bandwidth_bytes_per_s")

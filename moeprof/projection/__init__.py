@@ -2,9 +2,8 @@
 
 from moeprof.projection.bounds import decode_bound, decode_read_bytes
 from moeprof.projection.deployment import DeploymentProjection, project_deployment
-from moeprof.projection.memory import MemoryLedger, project_memory
+from moeprof.projection.memory import PREDICTION, MemoryLedger, project_memory
 from moeprof.projection.parallelism import Parallelism
-from moeprof.projection.weights import PREDICTION
 
 __all__ = [
     "PREDICTION",

@@ -28,42 +28,61 @@ _KV_TENSORS = ("k_proj", "v_proj", "k_bias", "v_bias")
 
 @dataclass(frozen=True)
 class Parallelism(Result):
-    """`dp` groups of `tp` ranks each; routed experts over all ranks, `ep` ways by whole experts.
+    """`pp` stages of layers, each of `dp` groups of `tp` ranks; routed experts over all ranks of a
+    stage, `ep` ways by whole experts.
 
     As vLLM and TensorRT-LLM count it: attention data parallel over `dp`, and the MoE layers
-    parallel over all tp x dp ranks, of which `ep` ways go by whole experts and the remaining
-    `moe_tp` = tp x dp / ep ways slice every expert.
+    parallel over all tp x dp ranks of their stage, of which `ep` ways go by whole experts and the
+    remaining `moe_tp` = tp x dp / ep ways slice every expert.
     """
 
     tp: int = 1
     ep: int = 1
     dp: int = 1
+    pp: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tp", "ep", "dp"):
+        for name in ("tp", "ep", "dp", "pp"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-        if self.ranks % self.ep:
-            raise InputError(f"ep {self.ep} does not divide the {self.ranks} ranks of tp x dp")
+        if self.stage_ranks % self.ep:
+            raise InputError(
+                f"ep {self.ep} does not divide the {self.stage_ranks} ranks of tp x dp"
+            )
+
+    @property
+    def stage_ranks(self) -> int:
+        """Ranks that hold one stage together."""
+        return self.tp * self.dp
 
     @property
     def ranks(self) -> int:
         """Ranks of the deployment, one GPU each."""
-        return self.tp * self.dp
+        return self.stage_ranks * self.pp
 
     @property
     def moe_tp(self) -> int:
         """Ways that one routed expert is sliced."""
-        return self.ranks // self.ep
+        return self.stage_ranks // self.ep
 
-    def check_fits_shape(self, model: MoEModel, gpus: int) -> None:
-        """Raises InputError where the ranks outnumber the GPUs or cannot split the heads."""
+    def check_fits_shape(self, model: MoEModel, gpus: int, pad_heads: bool = False) -> None:
+        """Raises InputError where the ranks outnumber the GPUs or cannot split layers or heads.
+
+        With `pad_heads` heads that `tp` does not divide are padded with empty ones.
+        """
         if self.ranks > gpus:
-            raise InputError(f"tp {self.tp} x dp {self.dp} needs {self.ranks} GPUs, not {gpus}")
+            stages = f" x pp {self.pp}" if self.pp > 1 else ""
+            split = f"tp {self.tp} x dp {self.dp}{stages}"
+            raise InputError(f"{split} needs {self.ranks} GPUs, not {gpus}")
+        if self.pp > model.layers:
+            raise InputError(f"pp {self.pp} is more than the {model.layers} layers of {model.name}")
         heads = model.attention.heads if model.attention else self.tp
-        if heads % self.tp:
-            raise InputError(f"tp {self.tp} does not divide the {heads} heads of {model.name}")
+        if heads % self.tp and not pad_heads:
+            raise InputError(
+                f"tp {self.tp} does not divide the {heads} heads of {model.name}; "
+                "some engines pad them: pad_heads"
+            )
         linear = model.linear
         if linear is not None and linear.key_heads % self.tp:
             raise InputError(
@@ -76,20 +95,27 @@ class Parallelism(Result):
     def rank_bytes(self, model: MoEModel, group: TensorGroup, group_bytes: int) -> int:
         """Bytes of `group` on the rank that holds most of it, `group_bytes` being the whole.
 
-        Routed experts: ceil(experts / ep) whole experts, each sliced `moe_tp` ways. Projections of
-        keys and values: at most one slice a KV head, replicated beyond. Router, indexer, norms,
+        Routed experts: ceil(experts / ep) whole experts, each sliced `moe_tp` ways. Attention by
+        whole heads; projections of keys and values at most one slice a KV head, replicated beyond.
+        Router, indexer, norms,
         latent attention's projections down to its short vectors, the gate of a shared expert and
         biases behind a sum over ranks: whole on every rank. All else: sliced `tp` ways.
         (https://docs.vllm.ai/en/latest/serving/expert_parallel_deployment/)
         """
         whole = group.name in _REPLICATED_TENSORS.get(group.tensor_class, ())
         if group.tensor_class == "routed":
-            local = ceil(model.experts / self.ep)
-            slices = 1 if whole else self.moe_tp
-            return ceil(group_bytes * local / (model.experts * slices))
+            return self.expert_bytes(model, group, group_bytes, ceil(model.experts / self.ep))
         if whole or group.tensor_class in _REPLICATED_CLASSES:
             return group_bytes
-        if group.tensor_class == "attention" and group.name in _KV_TENSORS and model.attention:
-            kv_heads = model.attention.kv_heads
-            return ceil(group_bytes * ceil(kv_heads / self.tp) / kv_heads)
+        if group.tensor_class == "attention" and model.attention:
+            kv, heads = group.name in _KV_TENSORS, model.attention.heads
+            heads = model.attention.kv_heads if kv else heads
+            return ceil(group_bytes * ceil(heads / self.tp) / heads)
         return ceil(group_bytes / self.tp)
+
+    def expert_bytes(
+        self, model: MoEModel, group: TensorGroup, group_bytes: int, slots: int
+    ) -> int:
+        """Bytes of `slots` experts a layer on a rank, `group_bytes` being all of a routed group."""
+        whole = group.name in _REPLICATED_TENSORS["routed"]
+        return ceil(group_bytes * slots / (model.experts * (1 if whole else self.moe_tp)))

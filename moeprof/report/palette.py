@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 BLUE, ORANGE, PALE, SAND, GREY = "#1f6fa8", "#cf5f12", "#86bce0", "#a7a39a", "#8a8f94"
+OLIVE = "#c9b458"
 INK, SOFT, RULE, ROOM = "#1d2023", "#5d6369", "#dedbd3", "#5b9c78"
-HUES = {"a": BLUE, "b": ORANGE, "c": PALE, "d": SAND}
+HUES = {"a": BLUE, "b": ORANGE, "c": PALE, "d": SAND, "e": OLIVE}
 STYLE = {
     "font.size": 9.5,
     "axes.titlesize": 11,

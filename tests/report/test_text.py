@@ -120,7 +120,7 @@ def test_ledger_says_whether_it_fits(contents: ReportContents) -> None:
 def test_a_projection_bounds_only_what_fits() -> None:
     asked = {"concurrency": 2, "input_len": 1000, "output_len": 24}
     fits = projection_text(project_deployment("minimax-m3", "8xh200", **asked))
-    assert "2 requests of 1,024 tokens; 480 fit at a time." in fits
+    assert "2 requests of 1,024 tokens; 563 fit at a time." in fits
     assert "bounded by 775 tokens/s" in fits
     assert "bounded" not in projection_text(project_deployment("minimax-m3", "h200"))
 

@@ -26,8 +26,12 @@ PIECES: dict[str, tuple[str, tuple[str, ...]]] = {
     "attention and indexer": ("b", ("attention", "indexer")),
     "other weights": (
         "d",
-        ("dense", "embedding", "head", "router", "vision", "norms", "prediction", "engine"),
+        (
+            *("dense", "embedding", "head", "router", "vision", "norms"),
+            *("prediction", "redundant", "draft", "engine"),
+        ),
     ),
+    "activations and CUDA graphs": ("e", ("activations", "graphs", "context")),
 }
 
 
@@ -80,8 +84,8 @@ def _bars(deployments: list[DeploymentProjection]) -> Bars:
             Mark(capacity / end, f"card {held_bytes(capacity)}"),
         ],
         caption=(
-            "Usable is the card less the reserve, which activations, CUDA graphs and communication "
-            "buffers are assumed to live in."
+            "Usable is the card less what the engine leaves alone; activations, CUDA graphs and "
+            "communication buffers are assumed by the engine's defaults."
         ),
     )
 
@@ -92,8 +96,10 @@ def _parts(ledger: MemoryLedger, usable: float, end: float) -> list[Part]:
         size = sum(ledger.classes[tensor_class].value for tensor_class in classes)
         if size:
             parts.append(Part(name, hue, size / end, f"{name}: {held_bytes(size)}"))
-    taken = sum(ledger.classes[name].value for name in ("engine", "state"))
-    room = usable - ledger.weights.value - taken
+    taken = sum(
+        size.value for name, size in ledger.classes.items() if name not in ("kv", "reserve")
+    )
+    room = usable - taken
     if room > 0:
         text = (
             f"room for KV: {held_bytes(room)}, {_least(ledger)}{count(ledger.max_kv_tokens)} tokens"
@@ -125,7 +131,10 @@ def _ledger_table(contents: ReportContents) -> Table:
     rows += [
         ["weights", *(gib(ledger.weights.value) for ledger in ledgers)],
         *_rows_beside_weights(ledgers),
-        ["reserve", *(gib(ledger.classes["reserve"].value) for ledger in ledgers)],
+        *(
+            [name, *(gib(ledger.classes[name].value) for ledger in ledgers)]
+            for name in ("activations", "graphs", "context", "reserve")
+        ),
         ["card", *(gib(ledger.capacity.value) for ledger in ledgers)],
         ["KV bytes a token", *(f"{ledger.kv_bytes_per_token:,}" for ledger in ledgers)],
         [
@@ -138,7 +147,10 @@ def _ledger_table(contents: ReportContents) -> Table:
         title="The memory ledger as a table",
         columns=["on one GPU, in GiB where not said otherwise", *map(_name, ledgers)],
         rows=rows,
-        note="KV in BF16. The reserve is assumed; the card is its datasheet's bytes.",
+        note=(
+            "KV in BF16. Activations, CUDA graphs, context and reserve are assumed; the card is "
+            "what its driver offers."
+        ),
     )
 
 

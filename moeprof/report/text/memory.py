@@ -62,15 +62,19 @@ def _speed(projection: DeploymentProjection) -> str:
 
 def _title(ledger: MemoryLedger) -> str:
     split = ledger.parallelism
+    stages = f", PP {split.pp}" if split.pp > 1 else ""
     return (
         f"{ledger.model} in {ledger.precision} on {ledger.hardware}, TP {split.tp}, EP {split.ep}, "
-        f"DP {split.dp}: memory of the fullest rank"
+        f"DP {split.dp}{stages}: memory of the fullest rank"
     )
 
 
 def _verdict(ledger: MemoryLedger) -> str:
-    if not ledger.fits:
+    if ledger.free_bytes < 0:
         return f"Does not fit: {held_bytes(-ledger.free_bytes)} short on every GPU."
+    if not ledger.fits and ledger.host_capacity is not None:
+        short = ledger.host.value - ledger.host_capacity.value
+        return f"Does not fit: {held_bytes(short)} short in the host memory of every node."
     least = "at least " if ledger.sliding_layers else ""
     groups = _groups(ledger, ", in each of")
     return (
@@ -86,6 +90,7 @@ def _groups(ledger: MemoryLedger, before: str) -> str:
 
 def _notes(ledger: MemoryLedger) -> Iterator[str]:
     """What a reader of the rows would otherwise get wrong."""
+    yield from _places(ledger)
     if ledger.sliding_layers:
         yield (
             f"{ledger.sliding_layers} layers have a sliding window and keep no more than it: a "
@@ -115,8 +120,22 @@ def _notes(ledger: MemoryLedger) -> Iterator[str]:
         )
 
 
+def _places(ledger: MemoryLedger) -> Iterator[str]:
+    """Where what this rank does not hold stands."""
+    if ledger.parallelism.pp > 1:
+        layers = ", ".join(f"{stage.layers}" for stage in ledger.stages)
+        yield (
+            f"Stages of {layers} layers; the fullest is number {ledger.stage + 1}. Room for KV is "
+            "that of the stage with the least."
+        )
+    if ledger.host.value:
+        of = f" of {held_bytes(ledger.host_capacity.value)}" if ledger.host_capacity else ""
+        yield f"Host memory of each node holds {held_bytes(ledger.host.value)}{of} of experts."
+
+
 def _sources(ledger: MemoryLedger) -> dict[str, str]:
-    sources = {name: ledger.classes[name] for name in ("engine", "kv", "state", "reserve")}
+    beside = ("draft", "engine", "kv", "state", "activations")
+    sources = {name: ledger.classes[name] for name in beside}
     return {
         "weights": ledger.classes["routed"].source,
         **{name: size.source for name, size in sources.items() if size.value},

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from math import ceil
 
 from moeprof.model import TENSOR_CLASSES, MoEModel, Precision, weight_format
+from moeprof.projection.memory.experts import ExpertSlots, slot_bytes
 from moeprof.projection.parallelism import Parallelism
 from moeprof.quantity import Provenance, Quantity, total
 
@@ -15,6 +16,7 @@ from moeprof.quantity import Provenance, Quantity, total
 PREDICTION = "prediction"
 _SHARED_WITH_MODEL = ("embedding", "head")
 LOADED_CLASSES = (*TENSOR_CLASSES, PREDICTION)
+REDUNDANT = "redundant"
 
 _SHARDING = "shared out as in https://docs.vllm.ai/en/latest/serving/expert_parallel_deployment/"
 # Multiples that Marlin's MoE kernel wants; those of Blackwell want as much or more.
@@ -32,13 +34,18 @@ _ABSORBED = (
 
 
 def rank_weights(
-    model: MoEModel, precision: Precision, parallelism: Parallelism
+    model: MoEModel, precision: Precision, parallelism: Parallelism, slots: ExpertSlots
 ) -> dict[str, Quantity]:
-    """Bytes on the fullest rank by class (`LOADED_CLASSES`), of all that the checkpoint has."""
-    sizes = dict.fromkeys(LOADED_CLASSES, 0)
+    """Bytes on the fullest rank by class: `LOADED_CLASSES`, of all that the checkpoint has and
+    `slots` leave on GPUs, and second copies of experts."""
+    sizes = dict.fromkeys((*LOADED_CLASSES, REDUNDANT), 0)
     for group in model.counted_tensors():
-        whole = precision.group_bytes(group)
-        sizes[group.tensor_class] += parallelism.rank_bytes(model, group, whole)
+        if group.tensor_class != "routed":
+            whole = precision.group_bytes(group)
+            sizes[group.tensor_class] += parallelism.rank_bytes(model, group, whole)
+    resident, doubled = (rule(model, parallelism) for rule in (slots.resident, slots.doubled))
+    sizes["routed"] = slot_bytes(model, precision, parallelism, resident)
+    sizes[REDUNDANT] = slot_bytes(model, precision, parallelism, doubled)
     for group in model.prediction_tensors:
         if group.tensor_class in _SHARED_WITH_MODEL:
             continue
@@ -63,9 +70,15 @@ def split_loaded(
     return weights | nothing, {name: weights[name] for name in nothing if weights[name].value}
 
 
-def engine_bytes(model: MoEModel, precision: Precision, parallelism: Parallelism) -> Quantity:
+def engine_bytes(
+    model: MoEModel, precision: Precision, parallelism: Parallelism, slots: ExpertSlots
+) -> Quantity:
     """What engines hold beside the checkpoint's bytes for their kernels' sake; from nothing up."""
-    added = [_padding(model, precision, parallelism), _absorbed(model, precision, parallelism)]
+    held = slots.resident(model, parallelism) + slots.doubled(model, parallelism)
+    added = [
+        _padding(model, precision, parallelism, held),
+        _absorbed(model, precision, parallelism),
+    ]
     return total([part for part in added if part.value] or added)
 
 
@@ -79,7 +92,9 @@ def _absorbed(model: MoEModel, precision: Precision, parallelism: Parallelism) -
     return Quantity(size, "bytes", Provenance.ASSUMED, 0, size, _ABSORBED)
 
 
-def _padding(model: MoEModel, precision: Precision, parallelism: Parallelism) -> Quantity:
+def _padding(
+    model: MoEModel, precision: Precision, parallelism: Parallelism, held: int
+) -> Quantity:
     """What makes the sides of MXFP4 experts multiples that kernels can read."""
     mxfp4, hidden = weight_format("mxfp4"), model.hidden_size
     matrices = sum(
@@ -90,8 +105,7 @@ def _padding(model: MoEModel, precision: Precision, parallelism: Parallelism) ->
     width = ceil(model.expert_intermediate_size / parallelism.moe_tp)
     padded = mxfp4.tensor_bytes((_up_to(width, _WIDTH), _up_to(hidden, _HIDDEN)))
     each = padded - mxfp4.tensor_bytes((width, hidden))
-    local = ceil(model.experts / parallelism.ep)
-    size = each * matrices * local // model.experts if matrices else 0
+    size = each * matrices * held // model.experts if matrices else 0
     return Quantity(size, "bytes", Provenance.ASSUMED, 0, size, _PADDING)
 
 

@@ -1,0 +1,152 @@
+"""What an engine keeps of a GPU beside weights and KV: activations, CUDA graphs, reserve."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from moeprof.errors import InputError
+from moeprof.model import MoEModel
+from moeprof.projection.parallelism import Parallelism
+from moeprof.quantity import Provenance, Quantity
+from moeprof.result import Result
+
+_GIB = 2**30
+OWN_CLASSES = ("activations", "graphs", "context", "reserve")
+_ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "llama.cpp": "llamacpp"}
+# Half to three times: nobody states these, and logs differ by as much.
+_LEAST, _MOST = 0.5, 3.0
+
+
+@dataclass(frozen=True)
+class EngineMemory(Result):
+    """Defaults of one engine on one card, in bytes; see engines.toml.
+
+    `step_tokens` is the largest step that the engine runs and `requests` how many it runs at a
+    time. `step_token_bytes` and `utilization` are None where the engine works them out.
+    """
+
+    name: str
+    budget: str
+    utilization: float | None
+    step_tokens: int
+    requests: int
+    step_token_bytes: int | None
+    graphs_bytes: int
+    context_bytes: int
+    rank_context_bytes: int
+    margin_bytes: int
+    least_reserve_bytes: int
+    source: str
+
+    def own_bytes(
+        self, model: MoEModel, split: Parallelism, activation_bytes: int | None
+    ) -> dict[str, Quantity]:
+        """Activations of the largest step, CUDA graphs, and the context with its communicators."""
+        context = self.context_bytes + self.rank_context_bytes * split.tp * split.pp
+        if activation_bytes is None:
+            steps = self._assumed(self._activations(model, split))
+        else:
+            steps = Quantity(
+                activation_bytes, "bytes", Provenance.SPECIFIED, source="given by the caller"
+            )
+        return {
+            "activations": steps,
+            "graphs": self._assumed(self.graphs_bytes),
+            "context": self._assumed(context),
+        }
+
+    def reserve(
+        self,
+        capacity: Quantity,
+        held: float,
+        own: Mapping[str, Quantity],
+        utilization: float | None,
+    ) -> Quantity:
+        """What is left unused of the card, with `held` bytes of weights beside the `own` ones."""
+        part = self.utilization if utilization is None else utilization
+        taken = sum(size.value for size in own.values())
+        if part is None:
+            size = max(0, self.least_reserve_bytes - taken)
+            source = self.source
+        else:
+            size = self._unused(capacity.value, held, taken, part) + self.margin_bytes
+            source = f"1 - {_FLAGS[self.budget]} {part:g}; {self.source}"
+        return Quantity(size, "bytes", Provenance.ASSUMED, source=source)
+
+    def _unused(self, card: float, held: float, taken: float, part: float) -> float:
+        if self.budget == "free":
+            return max(0.0, card - held - taken) * (1 - part)
+        unused = card * (1 - part)
+        return max(0.0, unused - taken) if self.budget == "static" else unused
+
+    def _activations(self, model: MoEModel, split: Parallelism) -> float:
+        """Of one step: hidden states, expert inputs and outputs, and the logits of a request each.
+
+        Six vectors of the hidden size a token; for each of its top_k experts one of the hidden
+        size and three of the rank's slice of an expert, in BF16; FP32 logits of all requests.
+        """
+        if self.step_token_bytes is not None:
+            return self.step_token_bytes * self.step_tokens
+        expert = model.hidden_size + 3 * model.expert_intermediate_size / split.moe_tp
+        token = 2 * (6 * model.hidden_size + model.top_k * expert)
+        return self.step_tokens * token + 4 * self.requests * model.vocab_size
+
+    def _assumed(self, size: float) -> Quantity:
+        low, high = size * _LEAST, size * _MOST
+        return Quantity(size, "bytes", Provenance.ASSUMED, low, high, self.source)
+
+
+_FLAGS = {
+    "card": "gpu_memory_utilization",
+    "static": "mem_fraction_static",
+    "free": "free_gpu_memory_fraction",
+}
+
+
+def engine_names() -> tuple[str, ...]:
+    """Engines whose defaults are known."""
+    return tuple(_known())
+
+
+def engine_memory(name: str, capacity_bytes: float) -> EngineMemory:
+    """The defaults of the engine called `name` on a card. Raises InputError naming all engines."""
+    key = _ALIASES.get(name.lower(), name.lower())
+    if key not in _known():
+        raise InputError(f"no engine '{name}' is known for its memory: {', '.join(_known())}")
+    entry = _known()[key]
+    tokens, requests = _from_card(entry["steps"], capacity_bytes)
+    graphs = entry.get("request_graph_bytes", 0) * min(
+        requests, entry.get("graph_requests", requests)
+    )
+    least = _from_card(entry["least_reserve"], capacity_bytes) if "least_reserve" in entry else [0]
+    return EngineMemory(
+        name=key,
+        budget=entry["budget"],
+        utilization=entry.get("utilization"),
+        step_tokens=tokens,
+        requests=requests,
+        step_token_bytes=entry.get("step_token_bytes"),
+        graphs_bytes=graphs,
+        context_bytes=entry.get("context_bytes", 0),
+        rank_context_bytes=entry.get("rank_context_bytes", 0),
+        margin_bytes=entry.get("margin_bytes", 0),
+        least_reserve_bytes=least[0],
+        source=entry["source"],
+    )
+
+
+def _from_card(rows: Sequence[Sequence[int]], capacity_bytes: float) -> Sequence[int]:
+    """The rest of the last row whose first entry, in GiB, the card reaches; else zeros."""
+    reached = [row[1:] for row in rows if capacity_bytes >= row[0] * _GIB]
+    return reached[-1] if reached else [0] * (len(rows[0]) - 1)
+
+
+@cache
+def _known() -> dict[str, dict[str, Any]]:
+    text = files("moeprof.projection.memory").joinpath("engines.toml").read_text(encoding="utf-8")
+    return {entry["name"]: entry for entry in tomllib.loads(text)["engine"]}
