@@ -55,7 +55,7 @@ def test_imbalance_and_balancedness_are_not_mixed(contents: ReportContents) -> N
 def test_m3_memory_is_the_ledgers(contents: ReportContents) -> None:
     full = gather_of(contents, "minimax-m3")
     fits = headline(full, "fits:")
-    assert fits.startswith("minimax-m3 on 8xh200-sxm (TP 8) fits: BF16 leaves 492 k tokens of KV")
+    assert fits.startswith("minimax-m3 on 8xh200-sxm (TP 8) fits: BF16 leaves 577 k tokens of KV")
     bound = next(f for f in find_all(full) if "bounded" in f.headline)
     for deployment in full.deployments:
         assert f"{deployment.decode_bound.value:,.0f} tokens/s" in bound.headline
