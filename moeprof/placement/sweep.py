@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moeprof.errors import InputError
 from moeprof.placement.bounds import lower_bound
 from moeprof.placement.fitting import fit_placement
+from moeprof.placement.placement import Placement
 from moeprof.placement.replay import Interval, PlacementJudgement, Share, judge_placements
 from moeprof.placement.topology import Topology
 from moeprof.placement.windows import SplitBy, split_windows
-from moeprof.result import Result
+from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Phase, Trace
 
 PRECISIONS = ("bf16", "fp8", "nvfp4")
@@ -33,6 +37,7 @@ class SweepRow(Result):
     step_imbalance_less_first: Interval  # than of the first row, on the same requests
     duplicates: int
     redundant_bytes_per_gpu: dict[str, float]  # by weight format; empty where sizes are not known
+    placement: Placement = field(repr=False, metadata=NOT_JSON)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class RedundancySweep(Result):
     resamples: int
     share: Share
     phase: str
+    judged: NDArray[np.bool_] = field(repr=False, metadata=NOT_JSON)  # [tokens] of the trace
 
 
 def sweep_redundancy(
@@ -118,6 +124,7 @@ def sweep_redundancy(
                 redundant_bytes_per_gpu={
                     name: size * count * placement.layers / gpus for name, size in sizes.items()
                 },
+                placement=placement,
                 **_figures(verdict),
             )
         )
@@ -136,6 +143,7 @@ def sweep_redundancy(
         resamples=judged.resamples,
         share=judged.share,
         phase=judged.phase,
+        judged=windows.test,
     )
 
 

@@ -100,10 +100,12 @@ def _raise_lowest(counts: Counts, amount: Counts, most: int) -> Counts:
     while left.any():
         room = (most - counts).sum(axis=2)
         turn = np.cumsum(room > 0, axis=1)
-        open_groups = np.maximum(turn[:, -1], 1)
-        each, more = left // open_groups, left % open_groups
-        given = np.where(room > 0, each[:, None] + (turn <= more[:, None]), 0)
-        given = np.minimum(given, room)
+        # Rounds in which no group becomes full before the last; then what is less than a round.
+        rounds = np.minimum(
+            left // np.maximum(turn[:, -1], 1), np.where(room > 0, room, left.max()).min(axis=1)
+        )
+        part = (turn <= left[:, None]).astype(np.int64)
+        given = np.where(room > 0, np.where(rounds[:, None] > 0, rounds[:, None], part), 0)
         counts = _filled(counts, given)
         left -= given.sum(axis=1)
     return counts

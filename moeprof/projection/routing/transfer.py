@@ -59,15 +59,23 @@ class TransferredRouting:
         return with_fields(replace(there, provenance=Provenance.ASSUMED, source=source), values)
 
 
+def check_routing(trace: Trace, model: MoEModel, transfer: str | None) -> bool:
+    """Whether `trace` has to be carried over to `model`.
+
+    Raises InputError where it has and `transfer` does not say how, or is not in `METHODS`.
+    """
+    if not model.moe_layers:
+        raise InputError(f"{model.name} has no MoE layers, so no recording says how it routes")
+    return check_transfer(trace, model, transfer, METHODS)
+
+
 def routing_for(
     recorded: TraceRouting, trace: Trace, model: MoEModel, transfer: str | None = None
 ) -> RoutingModel:
     """`recorded`, of `trace`, as the routing of `model`: itself, or carried over by `transfer`.
 
-    Raises InputError where the models differ and no method says how, or it is not in `METHODS`.
+    Raises InputError as `check_routing` does.
     """
-    if not model.moe_layers:
-        raise InputError(f"{model.name} has no MoE layers, so no recording says how it routes")
-    if not check_transfer(trace, model, transfer, METHODS):
+    if not check_routing(trace, model, transfer):
         return recorded
     return TransferredRouting(recorded, shape_of(model))

@@ -20,6 +20,12 @@ from moeprof.report.text.placement_studies import (
 from moeprof.report.text.prefetch import prefetch_text
 from moeprof.report.text.replay import replays_text, verdict_text
 from moeprof.report.text.report import report_text
+from moeprof.report.text.routing import (
+    gib_text,
+    mix_speeds_text,
+    sensitivity_text,
+    speeds_text,
+)
 from moeprof.report.text.synth import judgement_text, synth_text
 from moeprof.report.text.trace import trace_info_text
 
@@ -28,6 +34,7 @@ __all__ = [
     "edit_text",
     "export_text",
     "findings_text",
+    "gib_text",
     "hardware_list_text",
     "hardware_text",
     "import_text",
@@ -36,6 +43,7 @@ __all__ = [
     "load_text",
     "locality_text",
     "merge_text",
+    "mix_speeds_text",
     "mix_text",
     "model_text",
     "models_text",
@@ -49,6 +57,8 @@ __all__ = [
     "projection_text",
     "replays_text",
     "report_text",
+    "sensitivity_text",
+    "speeds_text",
     "sweep_text",
     "synth_text",
     "trace_info_text",
