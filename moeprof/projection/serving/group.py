@@ -76,16 +76,15 @@ class Group:
 
     def plan(self) -> Plan:
         """Decide the next step; sends sequences away and lets others in."""
-        decodes = bool(self.decoding)
-        away = decodes and self.policy.mixed and self._make_room()
+        away = bool(self.policy.mixed and self.decoding and self._make_room())
         chunks = self._chunks(admit=not away)
-        if not self.policy.mixed and chunks:
-            return Plan(0, chunks, 1)
-        if decodes and not self.policy.mixed:
-            self._make_room()
-        if chunks or not self.decoding:
-            return Plan(len(self.decoding), chunks, 1)
-        return Plan(len(self.decoding), (), self._run_length())
+        if not self.policy.mixed:
+            if chunks:
+                return Plan(0, chunks, 1)
+            away = bool(self.decoding and self._make_room())
+        # Whoever was sent away may come back in the very next step.
+        alone = not chunks and not away and bool(self.decoding)
+        return Plan(len(self.decoding), chunks, self._run_length() if alone else 1)
 
     def seconds(self, plan: Plan, steps: int) -> NDArray[np.float64]:
         """Seconds of the next `steps` steps of `plan`, [step]; zeros for a group without work."""
