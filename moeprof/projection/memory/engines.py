@@ -18,8 +18,6 @@ from moeprof.result import Result
 _GIB = 2**30
 OWN_CLASSES = ("activations", "graphs", "context", "reserve")
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "llama.cpp": "llamacpp"}
-# Half to three times: nobody states these, and logs differ by as much.
-_LEAST, _MOST = 0.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class EngineMemory(Result):
     rank_context_bytes: int
     margin_bytes: int
     least_reserve_bytes: int
+    spread: tuple[float, float]  # of all that is assumed
     source: str
 
     def own_bytes(
@@ -97,7 +96,7 @@ class EngineMemory(Result):
         return self.step_tokens * token + 4 * self.requests * model.vocab_size
 
     def _assumed(self, size: float) -> Quantity:
-        low, high = size * _LEAST, size * _MOST
+        low, high = (size * factor for factor in self.spread)
         return Quantity(size, "bytes", Provenance.ASSUMED, low, high, self.source)
 
 
@@ -136,6 +135,7 @@ def engine_memory(name: str, capacity_bytes: float) -> EngineMemory:
         rank_context_bytes=entry.get("rank_context_bytes", 0),
         margin_bytes=entry.get("margin_bytes", 0),
         least_reserve_bytes=least[0],
+        spread=(entry["spread"][0], entry["spread"][1]),
         source=entry["source"],
     )
 

@@ -46,6 +46,7 @@ def project_memory(
     draft: str | Draft | None = None,
     draft_kv_bytes_per_token: int = 0,
     language_model_only: bool = False,
+    mm_encoder_tp_mode: str = "weights",
 ) -> MemoryLedger:
     """The memory ledger of the fullest rank, in bytes.
 
@@ -63,7 +64,8 @@ def project_memory(
     each node, that of the host in `cluster` if None. `mtp` loads the model's modules for
     multi-token prediction, `draft` a draft model (`draft_names(model)`), and
     `draft_kv_bytes_per_token` is what another draft adds on a rank. `language_model_only` leaves
-    the vision tower out, as vLLM's flag.
+    the vision tower out and `mm_encoder_tp_mode` "data" puts it whole on every rank, as vLLM's
+    flags do.
 
     See `Parallelism.rank_bytes` for what is sliced and what every rank holds, and `stage_models`
     for what stands on which stage. Raises InputError for values out of range and for ranks that the
@@ -82,6 +84,8 @@ def project_memory(
     )
     if mtp and not model.prediction_tensors:
         raise InputError(f"{model.name} has no modules for multi-token prediction")
+    if mm_encoder_tp_mode not in ("weights", "data"):
+        raise InputError(f"mm_encoder_tp_mode is weights or data, not {mm_encoder_tp_mode!r}")
     capacity = cluster.profile.memory_visible
     absent = {PREDICTION: not mtp, "vision": language_model_only}
     plan = StagePlan(
@@ -97,6 +101,7 @@ def project_memory(
         index_dtype=index_dtype,
         extra_kv_bytes=draft_kv_bytes_per_token,
         absent=tuple(name for name in absent if absent[name]),
+        whole=("vision",) if mm_encoder_tp_mode == "data" else (),
     )
     models = stage_models(model, pp, stage_layers)
     length = ceil(tokens / sequences)

@@ -106,6 +106,7 @@ class StagePlan:
     index_dtype: str
     extra_kv_bytes: int  # a token and rank of the last stage
     absent: tuple[str, ...]  # classes that are not loaded
+    whole: tuple[str, ...]  # classes that every rank holds
 
     def ledger(self, model: MoEModel, last: bool, sequences: int, length: int) -> StageLedger:
         """The ledger of the stage that `model` describes."""
@@ -114,7 +115,7 @@ class StagePlan:
             model, self.split.tp, self.kv_dtype, self.index_dtype, self._draft_kv(model, last)
         )
         loaded, left_out = split_loaded(
-            rank_weights(model, self.precision, self.split, self.slots), self.absent
+            rank_weights(model, self.precision, self.split, self.slots, self.whole), self.absent
         )
         classes = dict(loaded)
         classes["draft"] = (

@@ -34,15 +34,21 @@ _ABSORBED = (
 
 
 def rank_weights(
-    model: MoEModel, precision: Precision, parallelism: Parallelism, slots: ExpertSlots
+    model: MoEModel,
+    precision: Precision,
+    parallelism: Parallelism,
+    slots: ExpertSlots,
+    whole_classes: Collection[str] = (),
 ) -> dict[str, Quantity]:
     """Bytes on the fullest rank by class: `LOADED_CLASSES`, of all that the checkpoint has and
-    `slots` leave on GPUs, and second copies of experts."""
+    `slots` leave on GPUs, and second copies of experts. `whole_classes` stand on every rank."""
     sizes = dict.fromkeys((*LOADED_CLASSES, REDUNDANT), 0)
     for group in model.counted_tensors():
         if group.tensor_class != "routed":
-            whole = precision.group_bytes(group)
-            sizes[group.tensor_class] += parallelism.rank_bytes(model, group, whole)
+            size = precision.group_bytes(group)
+            if group.tensor_class not in whole_classes:
+                size = parallelism.rank_bytes(model, group, size)
+            sizes[group.tensor_class] += size
     resident, doubled = (rule(model, parallelism) for rule in (slots.resident, slots.doubled))
     sizes["routed"] = slot_bytes(model, precision, parallelism, resident)
     sizes[REDUNDANT] = slot_bytes(model, precision, parallelism, doubled)

@@ -90,6 +90,11 @@ def _groups(ledger: MemoryLedger, before: str) -> str:
 
 def _notes(ledger: MemoryLedger) -> Iterator[str]:
     """What a reader of the rows would otherwise get wrong."""
+    if ledger.fits and (ledger.total.high or 0) > ledger.capacity.value:
+        yield (
+            "Tight: where the engine keeps as much as it may (activations, CUDA graphs, context: "
+            "assumed), it does not fit."
+        )
     yield from _places(ledger)
     if ledger.sliding_layers:
         yield (
