@@ -26,7 +26,7 @@ class GibUse(Result):
     """One use of the memory. `added` counts `unit`, which take `added_bytes` on each GPU."""
 
     use: str  # cache, kv or redundancy
-    added: float
+    added: int
     unit: str
     added_bytes: float
     tok_s_before: float
@@ -91,8 +91,8 @@ def _offloaded(
     cached = speed(float(GIB), sequences)
     widened = speed(more * kv_bytes, sequences + more)
     uses = [
-        _use("cache", 1, "GiB of expert slots", GIB, before, cached, provenance),
-        _use("kv", more, "sequences", more * kv_bytes, before, widened, provenance),
+        _use("cache", 1, "GiB of slots", GIB, before, cached, provenance),
+        _use("kv", more, "sequence", more * kv_bytes, before, widened, provenance),
     ]
     return uses, {"redundancy": "experts are below GPU memory: a copy more is one resident less"}
 
@@ -111,7 +111,7 @@ def _resident(
     before, more = tok_s_of(routing, sequences, ranks, seconds), whole_units(kv_bytes)
     after = tok_s_of(routing, sequences + more, ranks, seconds)
     wider = routing.load(sequences + more, ranks).provenance
-    uses = [_use("kv", more, "sequences", more * kv_bytes, before, after, wider)]
+    uses = [_use("kv", more, "sequence", more * kv_bytes, before, after, wider)]
     if ranks == 1:
         missing["redundancy"] = "one rank holds every expert: it has nobody to share with"
     elif placed is None or slot_bytes is None:
@@ -119,7 +119,7 @@ def _resident(
     else:
         slots = whole_units(slot_bytes)
         after = tok_s_of(placed(slots), sequences, ranks, seconds)
-        unit = "redundant slots of every layer"
+        unit = "redundant slot"
         size = slots * slot_bytes
         # Against a map without redundancy, or what the map itself buys would be counted too.
         before = tok_s_of(placed(0), sequences, ranks, seconds)
@@ -134,7 +134,7 @@ def whole_units(size: float) -> int:
 
 def _use(
     use: str,
-    added: float,
+    added: int,
     unit: str,
     added_bytes: float,
     before: float,

@@ -74,10 +74,11 @@ def power_law_counts(
     ends = (1.0, 0.8 * tokens) if whole > shape.experts else (0.01, 2.0)
     loads = _inverse(rng.random((steps, shape.experts)), alpha, *ends)
     counts = np.rint(loads / loads.sum(axis=1, keepdims=True) * whole).astype(np.int64)
-    counts = np.minimum(counts, tokens)
     groups = ranks if shape.experts % ranks == 0 else 1
     grouped = counts.reshape(steps, groups, -1)
-    missing = whole - counts.sum(axis=1)
+    over = np.maximum(grouped - tokens, 0).sum(axis=(1, 2))
+    grouped = _raise_lowest(np.minimum(grouped, tokens), over, tokens)
+    missing = whole - grouped.sum(axis=(1, 2))
     grouped = _raise_lowest(grouped, np.maximum(missing, 0), tokens)
     grouped = -_raise_lowest(-grouped, np.maximum(-missing, 0), 0)
     return grouped.reshape(steps, -1)

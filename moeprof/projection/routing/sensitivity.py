@@ -71,6 +71,7 @@ class RoutingSensitivity(Result):
     rows: list[SensitivityRow]
     judged_tokens: int  # of the recording
     judged_requests: int
+    label: str | None  # of the judged requests; None: all
     split: str
     seconds: str | None  # what turned loads into seconds
     placement: Placement | None = field(repr=False, metadata=NOT_JSON)  # None on one rank
@@ -84,6 +85,7 @@ def routing_sensitivity(
     tokens: Sequence[int] = STEP_TOKENS,
     phase: Phase = Phase.DECODE,
     consecutive: int = 1,
+    label: str | None = None,
     redundant: int | None = None,
     transfer: str | None = None,
     alpha: float | None = None,
@@ -94,39 +96,37 @@ def routing_sensitivity(
 ) -> RoutingSensitivity:
     """Steps of `tokens` of `model` (None: the recorded one) on `ranks` that share the experts.
 
+    With `label`, requests of that label alone are judged, on the map for all of them.
     `redundant` slots a layer are for replicas, None: as few as let ranks hold equally many.
     `alpha` adds a column for AIConfigurator's power law. `layer_seconds` turns the load of one
     layer into its seconds, and `seconds_name` says whose law that is.
 
     Raises InputError where the recording is of another model and `transfer` does not say how it is
-    used, where ranks and slots do not go together, and on steps without tokens.
+    used, where ranks and slots do not go together, on steps without tokens and unknown labels.
     """
     if not tokens or min(tokens) < 1:
         raise InputError(f"steps of {list(tokens)} tokens: numbers from 1 are needed")
     model = trace.model if model is None else model
     carried = check_routing(trace, model, transfer)
     windows, split = judged_windows(trace, seed)
-    recorded = TraceRouting(trace, keep=windows.test, seed=seed)
-    routings: list[RoutingModel] = [UniformRouting(shape_of(model))]
-    routings += [] if alpha is None else [PowerLawRouting(shape_of(model), alpha)]
-    routings.append(routing_for(recorded, trace, model, transfer))
+    keep = _of_label(trace, windows.test, label)
     placement = None
     if ranks > 1:
         topology = Topology.even(ranks, _slots(trace.experts_per_layer, ranks, redundant))
         placement = fit_placement(trace, windows, topology, solver=solver, seed=seed)
-        placed = TraceRouting(trace, placement, keep=windows.test, seed=seed)
-        routings.append(routing_for(placed, trace, model, transfer))
-    rows = []
-    for count in tokens:
-        loads = [
+    routings: list[RoutingModel] = [UniformRouting(shape_of(model))]
+    routings += [] if alpha is None else [PowerLawRouting(shape_of(model), alpha)]
+    for chosen in [None] if placement is None else [None, placement]:
+        recorded = TraceRouting(trace, chosen, keep=keep, seed=seed)
+        routings.append(routing_for(recorded, trace, model, transfer))
+
+    def loads(count: int) -> list[StepLoad]:
+        return [
             routing.load(count, ranks, phase=phase, consecutive=consecutive) for routing in routings
         ]
-        cells = [
-            _cell(routing.name, load, layer_seconds)
-            for routing, load in zip(routings, loads, strict=True)
-        ]
-        rows.append(SensitivityRow(count, loads[0].mean_assignments, cells))
-    judged = trace.request if windows.test is None else trace.request[windows.test]
+
+    names = [routing.name for routing in routings]
+    judged = trace.request[keep]
     return RoutingSensitivity(
         model=model.name,
         trace_model=trace.model.name,
@@ -138,10 +138,11 @@ def routing_sensitivity(
         experts=model.experts,
         top_k=model.top_k,
         consecutive=consecutive,
-        routings=[routing.name for routing in routings],
-        rows=rows,
+        routings=names,
+        rows=[_row(names, loads(count), layer_seconds) for count in tokens],
         judged_tokens=len(judged),
         judged_requests=len(np.unique(judged)),
+        label=label,
         split=split.value,
         seconds=seconds_name if layer_seconds else None,
         placement=placement,
@@ -154,12 +155,31 @@ def judged_windows(trace: Trace, seed: int) -> tuple[Windows, SplitBy]:
     return split_windows(trace, by=split, seed=seed), split
 
 
+def _of_label(
+    trace: Trace, judged: NDArray[np.bool_] | None, label: str | None
+) -> NDArray[np.bool_]:
+    """[tokens] which are judged. Raises InputError for a label that no request has."""
+    keep = np.ones(trace.tokens, bool) if judged is None else judged
+    if label is None:
+        return keep
+    if label not in trace.labels:
+        known = ", ".join(trace.labels) or "none"
+        raise InputError(f"{trace}: no request is labelled '{label}'; labels are {known}")
+    chosen: NDArray[np.bool_] = trace.label_code == trace.labels.index(label)
+    return keep & chosen
+
+
 def _slots(experts: int, ranks: int, redundant: int | None) -> int:
     if redundant is None:
         return -(-experts // ranks) * ranks
     if redundant < 0:
         raise InputError(f"{redundant} redundant experts: 0 or more")
     return experts + redundant
+
+
+def _row(names: list[str], loads: list[StepLoad], layer_seconds: Seconds | None) -> SensitivityRow:
+    cells = [_cell(name, load, layer_seconds) for name, load in zip(names, loads, strict=True)]
+    return SensitivityRow(round(loads[0].tokens), loads[0].mean_assignments, cells)
 
 
 def _cell(name: str, load: StepLoad, layer_seconds: Seconds | None) -> RoutingCell:

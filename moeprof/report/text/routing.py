@@ -11,7 +11,7 @@ from moeprof.projection.routing import (
     RoutingSensitivity,
 )
 from moeprof.projection.routing.sensitivity import SensitivityRow
-from moeprof.report.text.layout import table, wrapped
+from moeprof.report.text.layout import printable, table, wrapped
 from moeprof.report.wording import counted, held_bytes, times
 
 _FIGURES: dict[str, Callable[[RoutingCell], str]] = {
@@ -43,10 +43,11 @@ def sensitivity_text(result: RoutingSensitivity) -> str:
 
 
 def _judged(result: RoutingSensitivity) -> str:
+    label = "" if result.label is None else f" labelled {printable(result.label)}"
     words = (
         f"Recorded: {result.judged_tokens:,} tokens of "
-        f"{counted(result.judged_requests, 'request')} of {result.trace_model}, half of the "
-        f"recording by {result.split}."
+        f"{counted(result.judged_requests, 'request')} of {result.trace_model}{label}, of the half "
+        f"of the recording, by {result.split}, that is judged."
     )
     if result.placement is not None:
         words += " Experts are placed by the other half"
@@ -111,7 +112,7 @@ def gib_text(value: GibValue) -> str:
             f"{use.tok_s_per_gib:+,.1f}",
             f"{use.tok_s_before:,.1f}",
             f"{use.tok_s_after:,.1f}",
-            f"{use.added:g} {use.unit}",
+            counted(use.added, use.unit),
             held_bytes(use.added_bytes),
             use.provenance.value,
         ]

@@ -119,3 +119,18 @@ def test_mixes_in_tokens_per_second() -> None:
     robust = np.mean([rows[1].imbalance for rows in speeds.values()])
     assert robust < linear
     assert "for the worst" in mix_speeds_text(speeds)
+
+
+def test_one_domain_on_the_map_for_all() -> None:
+    trace = open_trace(SHIPPED)
+    options = {"ranks": 8, "tokens": (32,), "phase": Phase.DECODE}
+    mixed = routing_sensitivity(trace, **options)  # type: ignore[arg-type]
+    alone = routing_sensitivity(trace, label="english", **options)  # type: ignore[arg-type]
+    assert alone.judged_requests == 32
+    assert alone.rows[0].cells[1].imbalance > 1.1 * mixed.rows[0].cells[1].imbalance
+    assert (
+        alone.placement.physical_to_logical_map == mixed.placement.physical_to_logical_map  # type: ignore[union-attr]
+    ).all()
+    assert "labelled english" in sensitivity_text(alone)
+    with pytest.raises(InputError, match="labels are c, data, english"):
+        routing_sensitivity(trace, label="latin", **options)  # type: ignore[arg-type]
