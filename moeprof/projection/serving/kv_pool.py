@@ -1,12 +1,11 @@
-"""KV of one data-parallel group, in blocks: what it holds now and in the steps to come."""
+"""KV of one data-parallel group, in blocks: who may enter, and how long all of it fits."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from math import ceil
 
-import numpy as np
-
+from moeprof.projection.serving.decoding import Decoding
 from moeprof.projection.serving.engine_policy import Admission, EnginePolicy
 from moeprof.projection.serving.sequence import Sequence
 
@@ -27,85 +26,63 @@ class KVPool:
     def __init__(self, policy: EnginePolicy, kv_tokens: int | None) -> None:
         self._policy = policy
         self._block = policy.block_tokens
-        self.capacity = None if kv_tokens is None else kv_tokens // self._block  # blocks
+        self._capacity = None if kv_tokens is None else kv_tokens // self._block  # blocks
         self._ratio, self._ratio_since = _FIRST_RATIO, 0
 
     def holds(self, request_tokens: int) -> bool:
         """Whether a request of that many tokens ever fits."""
-        return self.capacity is None or self._blocks(request_tokens) <= self.capacity
+        return self._capacity is None or self._blocks(request_tokens) <= self._capacity
 
     def share(self, tokens: float) -> float | None:
         """`tokens` as a share of the capacity; None for no limit."""
-        return None if self.capacity is None else tokens / (self.capacity * self._block)
+        return None if self._capacity is None else tokens / (self._capacity * self._block)
 
-    def fits(
-        self, prefilling: Collection[Sequence], decoding: Collection[Sequence], steps: int
-    ) -> bool:
-        """Whether all of them fit once the group has made `steps` decode steps."""
-        if self.capacity is None:
+    def fits(self, prefilling: Collection[Sequence], decoding: Decoding, ahead: int) -> bool:
+        """Whether all of them fit after `ahead` more decode steps."""
+        if self._capacity is None:
             return True
-        return self.used(prefilling, decoding, steps) <= self.capacity
-
-    def used(
-        self, prefilling: Collection[Sequence], decoding: Collection[Sequence], steps: int
-    ) -> int:
-        """Blocks held when the group has made `steps` decode steps."""
-        prompts = sum(self._blocks(sequence.prompt) for sequence in prefilling)
-        if not decoding:
-            return prompts
-        advance = next(iter(decoding)).advance
-        held = np.fromiter((s.prompt for s in decoding), np.int64, len(decoding))
-        start = np.fromiter((s.start for s in decoding), np.int64, len(decoding))
-        tokens = held + np.floor((steps - start) * advance).astype(np.int64)
-        return prompts + int((-(-tokens // self._block)).sum())
+        return self._used(prefilling, decoding, ahead) <= self._capacity
 
     def steps_that_fit(
-        self,
-        prefilling: Collection[Sequence],
-        decoding: Collection[Sequence],
-        steps: int,
-        most: int,
+        self, prefilling: Collection[Sequence], decoding: Decoding, most: int
     ) -> int:
-        """How many more decode steps, up to `most`, fit after the group's `steps`."""
-        if self.fits(prefilling, decoding, steps + most):
+        """How many more decode steps fit, up to `most`."""
+        if self.fits(prefilling, decoding, most):
             return most
         low, high = 0, most  # `low` more fit, `high` more do not
         while high - low > 1:
             middle = (low + high) // 2
-            if self.fits(prefilling, decoding, steps + middle):
+            if self.fits(prefilling, decoding, middle):
                 low = middle
             else:
                 high = middle
         return low
 
-    def admits(
-        self,
-        new: Sequence,
-        prefilling: Collection[Sequence],
-        decoding: Collection[Sequence],
-        steps: int,
-    ) -> bool:
+    def admits(self, new: Sequence, prefilling: Collection[Sequence], decoding: Decoding) -> bool:
         """Whether `new` may enter beside those that run, by the engine's rule."""
-        if self.capacity is None:
+        if self._capacity is None or not (prefilling or decoding):
             return True
-        if self._policy.admission is Admission.PROMPT:
-            used = self.used([*prefilling, new], decoding, steps)
-        elif self._policy.admission is Admission.WHOLE:
+        if self._policy.admission is Admission.WHOLE:
             used = sum(self._blocks(_whole(s)) for s in (*prefilling, *decoding, new))
         else:
+            used = self._used([*prefilling, new], decoding, 0)
+        if self._policy.admission is Admission.ESTIMATE:
+            steps = decoding.steps
             reserve = sum(_to_come(s, steps) for s in decoding) * self._ratio_at(steps)
             reserve += sum(_to_come(s, s.start) for s in (*prefilling, new))
-            used = self.used([*prefilling, new], decoding, steps) + ceil(reserve / self._block)
-            if not prefilling and not decoding:  # alone it fits, whatever the guess says
-                return True
-        return used <= self.capacity
+            used += ceil(reserve / self._block)
+        return used <= self._capacity
 
-    def retracted(self, decoding: Collection[Sequence], steps: int) -> None:
+    def retracted(self, decoding: Decoding) -> None:
         """After sequences were sent away: guess anew from those that stay."""
         outputs = sum(s.request.output_len for s in decoding)
-        produced = sum(s.produced(steps) for s in decoding)
+        produced = sum(s.produced(decoding.steps) for s in decoding)
         guess = (produced + _RETRACT_STEPS * len(decoding)) / max(outputs, 1)
-        self._ratio, self._ratio_since = min(1.0, guess), steps
+        self._ratio, self._ratio_since = min(1.0, guess), decoding.steps
+
+    def _used(self, prefilling: Collection[Sequence], decoding: Decoding, ahead: int) -> int:
+        prompts = sum(self._blocks(sequence.prompt) for sequence in prefilling)
+        return prompts + decoding.blocks(self._block, ahead)
 
     def _ratio_at(self, steps: int) -> float:
         decay = (_FIRST_RATIO - _LEAST_RATIO) / _DECAY_STEPS

@@ -25,6 +25,7 @@ class Sequence:
     prompt: int = 0  # grows by what was generated when it is computed anew
     computed: int = 0
     generated: int = 0  # up to the last prompt, which each (re)computation ends with
+    order: int = 0  # of entry into the engine
     start: int = 0
     finish: int = 0
     first_token_s: float = inf
