@@ -4,11 +4,13 @@
     aic/bin/python benchmarks/aiconfigurator_predict.py
 
 Needs an environment of its own (850 MB) and imports nothing of moeprof. Writes
-data/aiconfigurator_served.csv: two lines for each row of data/served_points.csv, with the answer or
-the reason there is none: number formats as the row states them, and as the checkpoint stores them.
-Each row becomes one aggregated deployment in silicon mode (kernels that NVIDIA measured, no gaps
-filled), with the engine version that the package takes for the system, which is newer than the one
-measured. The batch is the concurrency of one attention rank.
+data/aiconfigurator_served.csv, with an answer or the reason there is none for each row of TABLES
+and each way of asking: `row`, number formats as the row states them, those of the checkpoint where
+there are no tables of them; `checkpoint`, formats as the checkpoint stores them; both in silicon
+mode (kernels that NVIDIA measured, no gaps filled); and `hybrid`, gaps filled, where `row` has no
+answer. Each row becomes one aggregated deployment, with the engine version that the package takes
+for the system, which is newer than the one measured. The batch is the concurrency of one attention
+rank.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from aiconfigurator.cli import api
 from aiconfigurator.sdk import perf_database
 
 DATA = Path(__file__).parent / "data"
-TABLES = ("served_points",)
-FIELDS = ["id", "formats", "version", "checkpoint", "gemm", "moe", "kv"]
+TABLES = ("served_points", "m3_serving", "throughput_points")
+FIELDS = ["id", "asked", "version", "checkpoint", "gemm", "moe", "kv"]
 FIELDS += ["ttft_ms", "tpot_ms", "problem"]
 
 # (model, precision) of a row to the checkpoint that AIConfigurator knows, and number formats where
@@ -43,16 +45,20 @@ CHECKPOINTS: dict[tuple[str, str], tuple[str, str, str]] = {
     ("MiniMaxAI/MiniMax-M2.5", "fp4"): ("nvidia/MiniMax-M2.5-NVFP4", "", ""),
     ("MiniMaxAI/MiniMax-M3", "bf16"): ("MiniMaxAI/MiniMax-M3", "", ""),
     ("MiniMaxAI/MiniMax-M3", "mxfp8"): ("MiniMaxAI/MiniMax-M3", "fp8_block", "fp8_block"),
+    ("MiniMaxAI/MiniMax-M3", "mxfp4"): ("MiniMaxAI/MiniMax-M3", "bfloat16", "w4a16_mxfp4"),
     ("MiniMaxAI/MiniMax-M3", "nvfp4"): ("nvidia/MiniMax-M3-NVFP4", "", ""),
     ("moonshotai/Kimi-K2.5", "int4"): ("moonshotai/Kimi-K2.5", "", ""),
     ("moonshotai/Kimi-K2.5", "fp4"): ("nvidia/Kimi-K2.5-NVFP4", "", ""),
     ("openai/gpt-oss-120b", "fp4"): ("openai/gpt-oss-120b", "", ""),
+    ("openai/gpt-oss-120b", "mxfp4"): ("openai/gpt-oss-120b", "", ""),
+    ("Qwen/Qwen3-235B-A22B", "bf16"): ("Qwen/Qwen3-235B-A22B", "", ""),
     ("Qwen/Qwen3.5-397B-A17B", "bf16"): ("Qwen/Qwen3.5-397B-A17B", "", ""),
     ("Qwen/Qwen3.5-397B-A17B", "fp8"): ("Qwen/Qwen3.5-397B-A17B", "fp8_block", "fp8_block"),
     ("Qwen/Qwen3.5-397B-A17B", "fp4"): ("nvidia/Qwen3.5-397B-A17B-NVFP4", "", ""),
     ("zhipuai/GLM-5", "fp8"): ("zai-org/GLM-5-FP8", "", ""),
     ("zhipuai/GLM-5", "fp4"): ("nvidia/GLM-5-NVFP4", "", ""),
 }
+SYSTEMS = {"rtx_pro_6000": "rtx_pro_6000_server"}  # where its name is not the row's
 
 
 class Question(NamedTuple):
@@ -70,6 +76,7 @@ class Question(NamedTuple):
     input_len: int
     output_len: int
     concurrency: int
+    mode: str
 
 
 def main() -> None:
@@ -82,47 +89,48 @@ def main() -> None:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         for place, row in enumerate(rows):
-            writer.writerow({"id": row["id"], "formats": "row", **answer_row(row)})
-            writer.writerow({"id": row["id"], "formats": "checkpoint", **answer_checkpoint(row)})
+            for asked, said in answers(row).items():
+                writer.writerow({"id": row["id"], "asked": asked, **said})
             print(f"\r{place + 1} of {len(rows)}", end="", file=sys.stderr)
 
 
 def read_rows() -> Iterator[dict[str, str]]:
-    """Lines of both tables."""
+    """Lines of all tables."""
     for name in TABLES:
         with (DATA / f"{name}.csv").open(newline="") as file:
             yield from csv.DictReader(file)
 
 
-def answer_row(row: dict[str, str]) -> dict[str, object]:
-    """Asked with the number formats that the row states.
-
-    Those of the checkpoint stand in for experts, then for all, where there are no tables of the
-    row's; the problem is that of the last way of asking.
-    """
-    known = CHECKPOINTS.get((row["model"], row["precision"]), ("", "", ""))
-    _, gemm, moe = known
-    ways = [(row["gemm"] or gemm, row["moe"] or moe), (row["gemm"] or gemm, moe), (gemm, moe)]
-    said = [answer(row, *way) for way in dict.fromkeys(ways)]
-    return next((each for each in said if "tpot_ms" in each), said[-1])
-
-
-def answer_checkpoint(row: dict[str, str]) -> dict[str, object]:
-    """Asked with the number formats that AIConfigurator reads from the checkpoint."""
-    known = CHECKPOINTS.get((row["model"], row["precision"]), ("", "", ""))
-    return answer(row, *known[1:])
-
-
-def answer(row: dict[str, str], gemm: str, moe: str) -> dict[str, object]:
-    """Fields of the answer; `problem` alone where the row cannot be asked."""
+def answers(row: dict[str, str]) -> dict[str, dict[str, object]]:
+    """Fields of an answer by how it was asked; `problem` alone where it cannot be."""
     if row.get("problem"):
-        return {"problem": f"not asked: {row['problem']}"}
-    if (row["model"], row["precision"]) not in CHECKPOINTS:
-        return {"problem": f"no checkpoint of {row['model']} in {row['precision']}"}
-    checkpoint = CHECKPOINTS[row["model"], row["precision"]][0]
+        return {"row": {"problem": f"not asked: {row['problem']}"}}
+    known = CHECKPOINTS.get((row["model"], row["precision"]))
+    if known is None:
+        return {"row": {"problem": f"no checkpoint of {row['model']} in {row['precision']}"}}
+    checkpoint, gemm, moe = known
+    ways = [(row["gemm"] or gemm, row["moe"] or moe), (row["gemm"] or gemm, moe), (gemm, moe)]
+    found = {
+        "row": first_answer(row, checkpoint, ways, "SILICON"),
+        "checkpoint": first_answer(row, checkpoint, ways[-1:], "SILICON"),
+    }
+    if "problem" in found["row"]:
+        found["hybrid"] = first_answer(row, checkpoint, ways, "HYBRID")
+    return found
+
+
+def first_answer(
+    row: dict[str, str], checkpoint: str, ways: list[tuple[str, str]], mode: str
+) -> dict[str, object]:
+    """The first way of asking, formats of dense weights and of experts, that has an answer.
+
+    The problem is that of the last way.
+    """
     counts = ["tp", "dp", "moe_tp", "moe_ep", "input_len", "output_len", "concurrency"]
-    rest = (row["hardware"], row["engine"], *(int(row[name]) for name in counts))
-    return ask(Question(checkpoint, gemm, moe, *rest))
+    system = SYSTEMS.get(row["hardware"], row["hardware"])
+    rest = (system, row["engine"], *(int(row[name]) for name in counts), mode)
+    said = [ask(Question(checkpoint, *way, *rest)) for way in dict.fromkeys(ways)]
+    return next((each for each in said if "tpot_ms" in each), said[-1])
 
 
 @cache
@@ -138,6 +146,7 @@ def ask(question: Question) -> dict[str, object]:
             question.system,
             backend_name=question.engine,
             backend_version=str(said["version"]),
+            database_mode=question.mode,
             isl=question.input_len,
             osl=question.output_len,
             batch_size=question.concurrency // question.dp,

@@ -15,38 +15,39 @@ FILE = DATA / "aiconfigurator_served.csv"  # made by benchmarks/aiconfigurator_p
 class AIConfigurator:
     """What benchmarks/data/aiconfigurator_served.csv says, by row; it has no bands.
 
-    `formats`: asked with the number formats that the row states, or with the checkpoint's.
+    `asked`, the first that has an answer: "row", with the number formats that the row states;
+    "checkpoint", with those of the checkpoint; "hybrid", with gaps of its tables filled.
     """
 
-    def __init__(self, formats: str = "row") -> None:
-        self.formats = formats
+    def __init__(self, *asked: str) -> None:
+        self.asked = asked or ("row",)
 
     def fit(self, rows: Sequence[ServedRow]) -> None:
         """Nothing: NVIDIA's constants and tables stand as they were published."""
 
     def predict(self, rows: Sequence[ServedRow]) -> list[Forecast]:
         """Its answer for each row, None for what it refused."""
-        said = answers(self.formats)
+        said = {key: each for way in reversed(self.asked) for key, each in answers(way).items()}
         return [said.get(row.id, Forecast(None, None)) for row in rows]
 
 
 @cache
-def answers(formats: str = "row") -> dict[str, Forecast]:
+def answers(asked: str = "row") -> dict[str, Forecast]:
     """Row id to AIConfigurator's forecast; rows it refused are not in it."""
     return {
         line["id"]: Forecast(Band(float(line["tpot_ms"])), Band(float(line["ttft_ms"])))
         for line in _lines()
-        if line["formats"] == formats and not line["problem"]
+        if line["asked"] == asked and not line["problem"]
     }
 
 
 @cache
-def refusals(formats: str = "row") -> dict[str, str]:
+def refusals(asked: str = "row") -> dict[str, str]:
     """Row id to why AIConfigurator gave no answer."""
     return {
         line["id"]: line["problem"]
         for line in _lines()
-        if line["formats"] == formats and line["problem"]
+        if line["asked"] == asked and line["problem"]
     }
 
 

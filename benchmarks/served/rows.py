@@ -30,7 +30,7 @@ class Configuration(NamedTuple):
 
 @dataclass(frozen=True)
 class ServedRow:
-    """One measurement in closed loop; `ttft_ms` and `tpot_ms` are means or medians as published."""
+    """One measurement in closed loop; times are means or medians, as published."""
 
     id: str
     source: str
@@ -50,6 +50,14 @@ class ServedRow:
     moe_ep: int
     ttft_ms: float | None
     tpot_ms: float | None
+    # What the tables of MiniMax-M3 and of other points add.
+    kv_dtype: str = ""
+    cached_len: int = 0  # tokens of input_len that need no prefill
+    draft: str = ""  # speculation, as "eagle3 k=3"
+    acceptance_len: float | None = None  # tokens a step with it
+    tpot_from: str = "stated"
+    assumed: str = ""  # columns that the source does not state
+    note: str = ""
 
     @property
     def family(self) -> str:
@@ -130,6 +138,17 @@ def _row(line: dict[str, str]) -> ServedRow:
         dp=int(line["dp"]),
         moe_tp=int(line["moe_tp"]),
         moe_ep=int(line["moe_ep"]),
-        ttft_ms=float(line["ttft_ms"]) if line["ttft_ms"] else None,
-        tpot_ms=float(line["tpot_ms"]) if line["tpot_ms"] else None,
+        ttft_ms=_number(line, "ttft_ms"),
+        tpot_ms=_number(line, "tpot_ms"),
+        kv_dtype=line.get("kv_dtype", ""),
+        cached_len=int(line.get("cached_len") or 0),
+        draft=line.get("draft", ""),
+        acceptance_len=_number(line, "acceptance_len"),
+        tpot_from=line.get("tpot_from", "stated"),
+        assumed=line.get("assumed", ""),
+        note=line.get("note", ""),
     )
+
+
+def _number(line: dict[str, str], column: str) -> float | None:
+    return float(line[column]) if line.get(column) else None

@@ -7,7 +7,7 @@ from math import isnan
 
 from .peer import AIConfigurator
 from .scores import Score, grouped, score_tpot, score_ttft, worst
-from .trial import Judged, blank
+from .trial import Judged, Predictor, blank
 
 HEAD = (
     "rows",
@@ -25,16 +25,21 @@ PEER_HEAD = ("AIC rows", "AIC TPOT", "mean", "ours there", "AIC TTFT", "ours the
 
 
 def score_table(
-    judged: Sequence[Judged], group_of: Callable[[Judged], str], first: str, total: str = "all"
+    judged: Sequence[Judged],
+    group_of: Callable[[Judged], str],
+    first: str,
+    peer: Predictor | None = None,
 ) -> str:
-    """A line for each group and one for all: errors of TPOT and TTFT, then AIConfigurator's.
+    """A line for each group and one for all: errors of TPOT and TTFT, then the peer's.
 
-    AIConfigurator answers for fewer rows; "ours there" is our error on those alone.
+    `peer` is AIConfigurator as shipped unless given. It answers for fewer rows; "ours there" is our
+    error on those alone. `first` heads the column of groups.
     """
+    peer = peer or AIConfigurator()
     groups = grouped(judged, group_of)
     if len(groups) > 1:
-        groups[total] = list(judged)
-    lines = [(name, *_ours(rows), *_peers(rows)) for name, rows in groups.items()]
+        groups["all"] = list(judged)
+    lines = [(name, *_ours(rows), *_peers(rows, peer)) for name, rows in groups.items()]
     return markdown((first, *HEAD, *PEER_HEAD), lines)
 
 
@@ -74,8 +79,8 @@ def _ours(judged: Sequence[Judged]) -> tuple[str, ...]:
     )
 
 
-def _peers(judged: Sequence[Judged]) -> tuple[str, ...]:
-    said = AIConfigurator().predict([blank(each.row) for each in judged])
+def _peers(judged: Sequence[Judged], peer: Predictor) -> tuple[str, ...]:
+    said = peer.predict([blank(each.row) for each in judged])
     both = [
         (each, each._replace(forecast=answer))
         for each, answer in zip(judged, said, strict=True)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from benchmarks.served.rows import (
     moe_rows,
     without_copies,
 )
+from benchmarks.served.scatter import scatter
 from benchmarks.served.scores import grouped, score, score_tpot, worst
 from benchmarks.served.splits import Split, calibrated_splits, leave_one_out, seeded_splits
 from benchmarks.served.tables import score_table, worst_table
@@ -121,7 +123,7 @@ def test_a_predictor_is_refitted_for_each_split_and_never_shown_the_times() -> N
 
 
 def test_calibrating_on_three_rows_helps_where_the_system_is_unknown() -> None:
-    splits = calibrated_splits(MOE, lambda row: row.hardware)
+    splits = calibrated_splits(MOE[::4], lambda row: row.hardware, seeds=[0])
     with_rows = score_tpot(hold_out(MedianOfHardware(), splits))
     without = score_tpot(
         hold_out(MedianOfHardware(), [split._replace(calibration=[]) for split in splits])
@@ -160,11 +162,12 @@ def test_a_wrong_factor_is_all_error_and_no_disorder(times: list[float], factor:
 
 
 def test_every_row_has_aiconfigurators_answer_or_its_reason() -> None:
-    for formats in ("row", "checkpoint"):
-        said, refused = answers(formats), refusals(formats)
+    for asked in ("row", "checkpoint"):
+        said, refused = answers(asked), refusals(asked)
         assert not said.keys() & refused.keys()
         assert {row.id for row in ROWS} <= said.keys() | refused.keys()
         assert not any("site-packages" in why for why in refused.values())
+    assert answers("hybrid").keys() <= refusals("row").keys()
 
 
 def test_aiconfigurators_error_is_what_was_published_of_it() -> None:
@@ -209,3 +212,15 @@ def test_a_blank_row_keeps_its_load_and_loses_its_times() -> None:
     assert row.configuration == MOE[0].configuration and row.concurrency == MOE[0].concurrency
     assert row.ttft_ms is None and row.tpot_ms is None
     assert sum(len(rows) for rows in by_configuration(MOE).values()) == len(MOE)
+
+
+def test_a_figure_has_a_point_a_row_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    judged = hold_out(MedianOfHardware(), seeded_splits(MOE[:200])[:1])
+    first, second = (scatter(judged, tmp_path / f"{i}.svg", "rows") for i in (1, 2))
+    text = first.read_text()
+    assert text == second.read_text()
+    for name, rows in grouped(
+        judged, lambda each: f"{each.row.hardware}, {each.row.engine}"
+    ).items():
+        assert f"{name} ({len(rows)})" in text
+    assert scatter(judged, tmp_path / "rows.png", "rows").read_bytes().startswith(b"\x89PNG")
