@@ -45,9 +45,11 @@ TEXTS = {
         "What an engine leaves for KV",
         "Weights and bytes a token are exact above; what is left of a card hangs on flags and "
         "activations that the sources do not state, so the engine's defaults are assumed "
-        "(`moeprof/projection/memory/engines.toml`). vLLM keeps more for M3 than assumed in every "
-        "row: the value is from another model's log (DeepSeek-R1), and the upper end of the band, "
-        "five times as much, was chosen with these rows in view. Where a log states what is left "
+        "(`moeprof/projection/memory/engines.toml`), or the source's own flags where its launcher "
+        "is public. Activations are from another model's log (DeepSeek-R1 on H200); the upper end "
+        "of their band, five times as much, was chosen with these rows in view. vLLM tries the "
+        "longest video that M3 takes, unless told not to: three rows are predicted with it "
+        "(`encoder_profile`), as they leave no other room. Where a log states what is left "
         "at one utilization, `activation_bytes` takes it from there: the line on utilization 0.95 "
         "above is such a prediction.",
     ),

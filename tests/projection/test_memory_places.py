@@ -154,6 +154,41 @@ def test_activations_read_off_a_log_replace_the_assumption() -> None:
     assert found.classes["activations"].provenance == "specified"
 
 
+def test_steps_of_more_tokens_take_more_activations() -> None:
+    sizes = [
+        ledger(precision="nvfp4", tp=8, max_num_batched_tokens=n).classes["activations"].value
+        for n in (8192, 16_384, 24_576)
+    ]
+    assert sizes[0] == ledger(precision="nvfp4", tp=8).classes["activations"].value
+    assert sizes[1] - sizes[0] == pytest.approx(sizes[2] - sizes[1])
+
+
+@pytest.mark.parametrize(("tp", "mode"), [(8, "weights"), (1, "weights"), (4, "data")])
+def test_the_longest_video_as_vllm_tries_it(tp: int, mode: str) -> None:
+    """500 frames of 602,112 pixels, two frames and 14 x 14 pixels a patch; what is live at the
+    fullest point of the tower, by hand: attention on one rank, the projector on several."""
+    asked: dict[str, Any] = {"precision": "nvfp4", "tp": tp, "mm_encoder_tp_mode": mode}
+    found = ledger(**asked, encoder_profile=True).classes["activations"]
+    patches, pixels, hidden, wide = 250 * 3072, 3 * 2 * 14 * 14, 1280, 6144
+    attention = hidden + 3 * hidden + 2 * hidden + 2 * 2 * 2 * hidden
+    projector = wide / tp + 2 * wide
+    live = pixels + hidden + (attention if tp == 1 or mode == "data" else projector)
+    assert found.value == pytest.approx(2 * patches * live)
+    assert found.low is not None and found.low < found.value
+    plain = ledger(**asked).classes["activations"]
+    text_only = ledger(**asked, encoder_profile=True, language_model_only=True)
+    assert text_only.classes["activations"] == plain
+
+
+def test_a_model_whose_longest_video_is_unknown_has_none() -> None:
+    asked: dict[str, Any] = {"precision": "int4", "tp": 8}
+    model = MoEModel.preset("kimi-k2.5")
+    plain, tried = (
+        project_memory(model, "8xb200", **asked, encoder_profile=on) for on in (False, True)
+    )
+    assert plain.classes["activations"].value == tried.classes["activations"].value
+
+
 def test_longest_context_and_most_requests() -> None:
     most = ledger("4xrtx-pro-6000", precision="mxfp4", tp=4)
     assert most.max_context == most.max_kv_tokens < M3.max_positions
@@ -199,6 +234,8 @@ def test_machines_at_home(hardware: str, options: dict[str, Any], fits: bool) ->
         ({"cache_slots": -1}, "of the 128 experts a layer"),
         ({"engine": "vlm"}, "no engine 'vlm' is known"),
         ({"draft": "eagle9"}, "known: eagle3, eagle3-gqa"),
+        ({"max_num_batched_tokens": 0}, "max_num_batched_tokens must be"),
+        ({"mm_encoder_tp_mode": "rows"}, "weights or data"),
         ({"activation_bytes": -1}, "activation_bytes must be"),
         ({"ram_bytes": 1.5}, "ram_bytes must be"),
     ],

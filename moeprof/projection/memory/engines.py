@@ -11,12 +11,17 @@ from typing import Any
 
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
+from moeprof.projection.memory.encoder import (
+    ENCODER_SOURCE,
+    encoder_output_bytes,
+    encoder_peak_bytes,
+)
 from moeprof.projection.parallelism import Parallelism
 from moeprof.quantity import Provenance, Quantity
 from moeprof.result import Result
 
 _GIB = 2**30
-OWN_CLASSES = ("activations", "graphs", "context", "reserve")
+_ENCODER_SPREAD = (0.75, 1.25)  # what a library copies or frees early
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "llama.cpp": "llamacpp"}
 
 
@@ -43,21 +48,27 @@ class EngineMemory(Result):
     source: str
 
     def own_bytes(
-        self, model: MoEModel, split: Parallelism, activation_bytes: int | None
+        self, model: MoEModel, split: Parallelism, activations: Quantity | None
     ) -> dict[str, Quantity]:
         """Activations of the largest step, CUDA graphs, and the context with its communicators."""
         context = self.context_bytes + self.rank_context_bytes * split.tp * split.pp
-        if activation_bytes is None:
-            steps = self._assumed(self._activations(model, split))
-        else:
-            steps = Quantity(
-                activation_bytes, "bytes", Provenance.SPECIFIED, source="given by the caller"
-            )
         return {
-            "activations": steps,
+            "activations": activations or self._assumed(self._activations(model, split)),
             "graphs": self._assumed(self.graphs_bytes),
             "context": self._assumed(context),
         }
+
+    def with_encoder(self, model: MoEModel, split: Parallelism, encoder_tp: int) -> Quantity:
+        """Activations where the engine tries the longest video too, before the language model."""
+        step = self._assumed(self._activations(model, split) + encoder_output_bytes(model))
+        peak = encoder_peak_bytes(model, encoder_tp)
+        if not peak:
+            return step
+        most = max(peak * _ENCODER_SPREAD[1], step.high or step.value)
+        least = max(peak * _ENCODER_SPREAD[0], step.low or step.value)
+        source = f"{self.source}; {ENCODER_SOURCE}"
+        value = max(peak, step.value)
+        return Quantity(value, "bytes", Provenance.ASSUMED, least, most, source)
 
     def reserve(
         self,
@@ -112,8 +123,11 @@ def engine_names() -> tuple[str, ...]:
     return tuple(_known())
 
 
-def engine_memory(name: str, capacity_bytes: float) -> EngineMemory:
-    """The defaults of the engine called `name` on a card. Raises InputError naming all engines."""
+def engine_memory(name: str, capacity_bytes: float, step_tokens: int | None = None) -> EngineMemory:
+    """The defaults of the engine called `name` on a card, with steps of `step_tokens` if given.
+
+    Raises InputError naming all engines.
+    """
     key = _ALIASES.get(name.lower(), name.lower())
     if key not in _known():
         raise InputError(f"no engine '{name}' is known for its memory: {', '.join(_known())}")
@@ -127,7 +141,7 @@ def engine_memory(name: str, capacity_bytes: float) -> EngineMemory:
         name=key,
         budget=entry["budget"],
         utilization=entry.get("utilization"),
-        step_tokens=tokens,
+        step_tokens=tokens if step_tokens is None else step_tokens,
         requests=requests,
         step_token_bytes=entry.get("step_token_bytes"),
         graphs_bytes=graphs,

@@ -39,6 +39,8 @@ def project_memory(
     engine: str = "vllm",
     utilization: float | None = None,
     activation_bytes: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    encoder_profile: bool = False,
     redundant: int = 0,
     cache_slots: int | None = None,
     ram_bytes: int | None = None,
@@ -56,8 +58,10 @@ def project_memory(
 
     `engine` (`engine_names()`) decides what is kept beside weights and KV, all of it assumed;
     `utilization` replaces its share (vLLM's `--gpu-memory-utilization`, SGLang's
-    `--mem-fraction-static`, TensorRT-LLM's `free_gpu_memory_fraction`) and `activation_bytes` its
-    activations, where a log states them.
+    `--mem-fraction-static`, TensorRT-LLM's `free_gpu_memory_fraction`), `max_num_batched_tokens`
+    the tokens of its largest step, and `activation_bytes` its activations, where a log states them.
+    `encoder_profile` counts the longest video, which vLLM tries at start-up unless videos are
+    limited (`--limit-mm-per-prompt`, `--language-model-only`).
 
     `redundant` slots a layer hold experts a second time, shared out over `ep`. With `cache_slots`
     GPUs hold so many experts of each layer and the host the others; `ram_bytes` is its memory on
@@ -82,6 +86,8 @@ def project_memory(
         activation_bytes=activation_bytes,
         ram_bytes=ram_bytes,
     )
+    if max_num_batched_tokens is not None:
+        _check_count("max_num_batched_tokens", max_num_batched_tokens, 1)
     if mtp and not model.prediction_tensors:
         raise InputError(f"{model.name} has no modules for multi-token prediction")
     if mm_encoder_tp_mode not in ("weights", "data"):
@@ -93,10 +99,11 @@ def project_memory(
         split=split,
         slots=slots,
         draft=None if draft is None else load_draft(draft, model),
-        engine=engine_memory(engine, capacity.value),
+        engine=engine_memory(engine, capacity.value, max_num_batched_tokens),
         capacity=capacity,
         utilization=utilization,
         activation_bytes=activation_bytes,
+        encoder_profile=encoder_profile,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
         extra_kv_bytes=draft_kv_bytes_per_token,
@@ -194,11 +201,15 @@ def _least(limits: Iterable[int | None]) -> int | None:
 
 
 def _check_range(tokens: int, sequences: int, utilization: float | None) -> None:
-    for name, value, least in (("tokens", tokens, 0), ("sequences", sequences, 1)):
-        if not isinstance(value, int) or value < least:
-            raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    _check_count("tokens", tokens, 0)
+    _check_count("sequences", sequences, 1)
     if utilization is not None and not 0 < utilization <= 1:  # also refuses NaN
         raise InputError(f"utilization must lie above 0 and at most 1, not {utilization!r}")
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 def _check_bytes(**sizes: int | None) -> None:

@@ -102,6 +102,7 @@ class StagePlan:
     capacity: Quantity
     utilization: float | None
     activation_bytes: int | None
+    encoder_profile: bool
     kv_dtype: str
     index_dtype: str
     extra_kv_bytes: int  # a token and rank of the last stage
@@ -125,13 +126,21 @@ class StagePlan:
         held = sum(size.value for size in classes.values())
         classes["kv"] = _specified(sequences * cache.kv_bytes(length), cache.source)
         classes["state"] = _specified(sequences * cache.state_bytes, STATE_SOURCE)
-        own = self.engine.own_bytes(model, self.split, self.activation_bytes)
+        own = self.engine.own_bytes(model, self.split, self._activations(model))
         reserve = self.engine.reserve(self.capacity, held, own, self.utilization)
         classes |= {**own, "reserve": reserve}
         return StageLedger(
             model, self.precision, self.split, self.slots, cache, sequences, length,
             classes, left_out, self.capacity.value,
         )  # fmt: skip
+
+    def _activations(self, model: MoEModel) -> Quantity | None:
+        """As the caller states them, or with the longest video; None is the engine's default."""
+        if self.activation_bytes is not None:
+            return _specified(self.activation_bytes, "given by the caller")
+        if not self.encoder_profile or "vision" in self.absent:
+            return None
+        return self.engine.with_encoder(model, self.split, 1 if self.whole else self.split.tp)
 
     def _draft_kv(self, model: MoEModel, last: bool) -> int:
         """Bytes of a token that speculation adds to the last stage."""
