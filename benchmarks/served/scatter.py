@@ -32,7 +32,7 @@ def scatter(judged: Sequence[Judged], path: Path, title: str) -> Path:
     markers = _styles([each.row.engine for each in known], MARKERS)
     for name, rows in groups.items():
         axes.scatter(
-            [each.row.tpot_ms for each in rows],
+            [each.row.tpot_ms for each in rows if each.row.tpot_ms],
             [each.forecast.tpot_ms.value for each in rows if each.forecast.tpot_ms],
             label=f"{name} ({len(rows)})",
             color=colours[rows[0].row.hardware],

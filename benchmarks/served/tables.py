@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from math import isnan
 
 from .peer import AIConfigurator
+from .rows import ServedRow
 from .scores import Score, grouped, score_tpot, score_ttft, worst
-from .trial import Judged, Predictor, blank
+from .trial import Band, Forecast, Judged, Predictor, blank
 
 HEAD = (
     "rows",
@@ -20,6 +21,17 @@ HEAD = (
     "band",
     "TTFT median",
     "in band",
+)
+ROW_HEAD = (
+    "row",
+    "deployment",
+    "load",
+    "TPOT ms",
+    "predicted",
+    "error",
+    "TTFT ms",
+    "predicted",
+    "error",
 )
 PEER_HEAD = ("AIC rows", "AIC TPOT", "mean", "ours there", "AIC TTFT", "ours there")
 
@@ -45,18 +57,52 @@ def score_table(
 
 def worst_table(judged: Sequence[Judged], count: int = 10) -> str:
     """The rows whose TPOT was missed by most."""
-    lines = [
-        (
-            each.row.id,
-            f"{each.row.tpot_ms:.2f}",
-            f"{each.forecast.tpot_ms.value:.2f}",
-            _signed(each.forecast.tpot_ms.value / each.row.tpot_ms - 1),
-            each.split,
-        )
-        for each in worst(judged, count)
-        if each.forecast.tpot_ms and each.row.tpot_ms
-    ]
-    return markdown(("row", "measured ms", "predicted ms", "error", "split"), lines)
+    return row_table(worst(judged, count))
+
+
+def row_table(judged: Sequence[Judged], peer: Predictor | None = None) -> str:
+    """A line for each row: its deployment and load, both times measured and predicted.
+
+    With a `peer` its TPOT stands beside; rows without a forecast have "-".
+    """
+    lines = [(*_deployment(each.row), *_times(each)) for each in judged]
+    if peer is None:
+        return markdown(ROW_HEAD, lines)
+    said = peer.predict([blank(each.row) for each in judged])
+    beside = [_tpot(each.row, other) for each, other in zip(judged, said, strict=True)]
+    head = (*ROW_HEAD, "peer's TPOT", "error")
+    return markdown(head, [one + two for one, two in zip(lines, beside, strict=True)])
+
+
+def _deployment(row: ServedRow) -> tuple[str, ...]:
+    parallel = f"tp{row.tp}" + f" dp{row.dp}" * (row.dp > 1) + f" ep{row.moe_ep}" * (row.moe_ep > 1)
+    load = f"{row.concurrency} x {row.input_len} + {row.output_len}"
+    return (row.id, f"{row.hardware}, {row.engine}, {row.precision}, {parallel}", load)
+
+
+def _times(each: Judged) -> tuple[str, ...]:
+    ttft, real = each.forecast.ttft_ms, each.row.ttft_ms
+    tpot = (_time(each.row.tpot_ms), *_tpot(each.row, each.forecast))
+    return (*tpot, _time(real), _band(ttft), _error(ttft, real))
+
+
+def _tpot(row: ServedRow, said: Forecast) -> tuple[str, str]:
+    return (_band(said.tpot_ms), _error(said.tpot_ms, row.tpot_ms))
+
+
+def _time(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+
+
+def _band(band: Band | None) -> str:
+    if band is None:
+        return "-"
+    ends = f" ({_time(band.low)} to {_time(band.high)})" if band.low and band.high else ""
+    return _time(band.value) + ends
+
+
+def _error(band: Band | None, real: float | None) -> str:
+    return "-" if band is None or real is None else _signed(band.value / real - 1)
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

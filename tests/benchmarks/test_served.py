@@ -21,8 +21,9 @@ from benchmarks.served.rows import (
 from benchmarks.served.scatter import scatter
 from benchmarks.served.scores import grouped, score, score_tpot, worst
 from benchmarks.served.splits import Split, calibrated_splits, leave_one_out, seeded_splits
-from benchmarks.served.tables import score_table, worst_table
+from benchmarks.served.tables import row_table, score_table, worst_table
 from benchmarks.served.trial import Band, Forecast, Judged, blank, hold_out
+from benchmarks.served_aiconfigurator import PAGE, page
 
 ROWS = load_rows()
 MOE = moe_rows(ROWS)
@@ -224,3 +225,21 @@ def test_a_figure_has_a_point_a_row_and_the_same_bytes_each_time(tmp_path: Path)
     ).items():
         assert f"{name} ({len(rows)})" in text
     assert scatter(judged, tmp_path / "rows.png", "rows").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_on_aiconfigurator_is_what_its_answers_say() -> None:
+    written = PAGE.read_text(encoding="utf-8")
+    assert written == page(), "python benchmarks/served_aiconfigurator.py --write"
+
+
+def test_a_table_of_rows_has_both_times_their_bands_and_the_peer() -> None:
+    row = MOE[0]
+    assert row.tpot_ms and row.ttft_ms
+    forecast = Forecast(Band(row.tpot_ms * 1.1, row.tpot_ms, row.tpot_ms * 2), None)
+    judged = [Judged("", row, forecast), Judged("", row, Forecast(None, None))]
+    known, unknown = row_table(judged, AIConfigurator()).splitlines()[2:]
+    assert known.split(" | ")[5:9] == ["+10.0 %", f"{row.ttft_ms:.4g}", "-", "-"]
+    assert " to " in known.split(" | ")[4]
+    assert unknown.split(" | ")[4:6] == ["-", "-"]
+    answer = answers()[row.id].tpot_ms
+    assert answer and known.split(" | ")[9] == f"{answer.value:.4g}"
