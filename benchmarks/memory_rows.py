@@ -205,15 +205,15 @@ def page() -> str:
 
 
 MACHINES = {
-    "rtx-4090+desktop-2ch-ddr5-6000": ("llamacpp", ["iq1_s", "iq2_xxs"], 96),
-    "rtx-5090+desktop-2ch-ddr5-6000": ("llamacpp", ["iq1_s", "iq3_s-aessedai"], 192),
+    "rtx-4090+desktop-2ch-ddr5-6000": ("llamacpp", ["iq1_s", "ud-iq1_m"], 128),
+    "rtx-5090+desktop-2ch-ddr5-6000": ("llamacpp", ["ud-iq1_m", "ud-iq3_xxs"], 192),
     "4xrtx-4090+threadripper-pro-9000-8ch-6400": ("llamacpp", ["ud-iq4_xs", "ud-q4_k_xl"], 512),
-    "2xrtx-pro-6000": ("llamacpp", ["iq1_s", "iq3_s-aessedai"], None),
+    "2xrtx-pro-6000": ("llamacpp", ["ud-iq1_m", "ud-iq3_xxs"], None),
     "4xrtx-pro-6000": ("sglang", ["mxfp4", "nvfp4"], None),
     "3xdgx-spark": ("vllm", ["mxfp4", "nvfp4"], None),
     "4xdgx-spark": ("vllm", ["nvfp4", "int4_awq"], None),
     "m3-ultra-512gb": ("mlx", ["mlx4", "mlx6", "mlx8"], None),
-    "strix-halo": ("llamacpp", ["iq1_s", "q2_k"], None),
+    "strix-halo": ("llamacpp", ["iq1_s", "ud-iq1_m"], None),
 }
 
 

@@ -29,6 +29,8 @@ M3 = [
     ("bf16-gguf", 855 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
     ("ud-q4_k_xl", 265 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
     ("ud-iq4_xs", 208 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
+    ("ud-iq3_xxs", 159 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
+    ("ud-iq1_m", 128 * GB, 0.02, "https://unsloth.ai/docs/models/minimax-m3"),
     ("iq3_s-aessedai", 159 * GB, 0.02, "https://huggingface.co/AesSedai/MiniMax-M3-GGUF"),
     ("mlx8", 453 * GB, 0.5 * GB, "https://huggingface.co/pipenetwork/MiniMax-M3-MLX-6bit"),
     ("mlx6", 346 * GB, 0.5 * GB, "https://huggingface.co/pipenetwork/MiniMax-M3-MLX-6bit"),

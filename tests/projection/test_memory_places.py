@@ -118,6 +118,14 @@ def test_a_draft_loads_weights_and_keeps_kv(name: str, heads: int) -> None:
     assert drafted.max_kv_tokens < plain.max_kv_tokens
 
 
+def test_a_checkpoint_without_its_indexer_keeps_no_index_keys() -> None:
+    with_it, without = (
+        ledger(precision=name, engine="llamacpp") for name in ("iq3_s-aessedai", "ud-q4_k_xl")
+    )
+    assert with_it.kv_bytes_per_token - without.kv_bytes_per_token == 57 * 128 * 2
+    assert without.kv_bytes_per_token == 60 * 2 * 4 * 128 * 2
+
+
 def test_a_draft_stands_on_the_last_stage() -> None:
     found = ledger("8xh200", precision="nvfp4", pp=2, draft="eagle3")
     without = ledger("8xh200", precision="nvfp4", pp=2)

@@ -34,6 +34,15 @@ def test_deepseek_r1_on_eight_gpus() -> None:
     assert in_bf16.classes["engine"].value == 0  # its attention is not quantized
 
 
+def test_what_vllm_left_for_kv_of_deepseek_r1() -> None:
+    """The log that the assumption on vLLM's own memory was set by, at its default of 0.9 then."""
+    asked: dict[str, Any] = {"precision": "fp8_block", "tp": 8, "utilization": 0.9}
+    found = ledger("deepseek-r1", "8xh200", **asked)
+    assert found.free_bytes == pytest.approx(R1_KV, rel=0.02)
+    own = [found.classes[name] for name in ("activations", "graphs", "context")]
+    assert all(size.provenance == "assumed" for size in own)
+
+
 def test_latent_kv_is_576_numbers_a_layer_on_every_rank() -> None:
     for tp in (1, 8):
         found = ledger("deepseek-r1", "8xh200", precision="fp8_block", tp=tp)

@@ -21,6 +21,9 @@ from moeprof.quantity import Provenance, Quantity
 from moeprof.result import Result
 
 _GIB = 2**30
+# The formula with vLLM's context of 2 GiB gives what DeepSeek-R1 left on eight H200: 41.60 GiB for
+# KV at a utilization of 0.9 (vLLM 0.11.2 log in https://github.com/ashishkamra/vllm-memory-estimator).
+_ACTIVATIONS = "six hidden vectors a token and its experts' inputs and outputs, logits in FP32"
 _ENCODER_SPREAD = (0.75, 1.25)  # what a library copies or frees early
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "llama.cpp": "llamacpp"}
 
@@ -53,14 +56,14 @@ class EngineMemory(Result):
         """Activations of the largest step, CUDA graphs, and the context with its communicators."""
         context = self.context_bytes + self.rank_context_bytes * split.tp * split.pp
         return {
-            "activations": activations or self._assumed(self._activations(model, split)),
+            "activations": activations or self._steps(model, split),
             "graphs": self._assumed(self.graphs_bytes),
             "context": self._assumed(context),
         }
 
     def with_encoder(self, model: MoEModel, split: Parallelism, encoder_tp: int) -> Quantity:
         """Activations where the engine tries the longest video too, before the language model."""
-        step = self._assumed(self._activations(model, split) + encoder_output_bytes(model))
+        step = self._steps(model, split, encoder_output_bytes(model))
         peak = encoder_peak_bytes(model, encoder_tp)
         if not peak:
             return step
@@ -106,9 +109,15 @@ class EngineMemory(Result):
         token = 2 * (6 * model.hidden_size + model.top_k * expert)
         return self.step_tokens * token + 4 * self.requests * model.vocab_size
 
-    def _assumed(self, size: float) -> Quantity:
+    def _steps(self, model: MoEModel, split: Parallelism, beside: float = 0.0) -> Quantity:
+        """Activations of the largest step, with what is kept `beside` them."""
+        stated = self.step_token_bytes is not None
+        rule = self.source if stated else f"{_ACTIVATIONS}; {self.source}"
+        return self._assumed(self._activations(model, split) + beside, rule)
+
+    def _assumed(self, size: float, source: str = "") -> Quantity:
         low, high = (size * factor for factor in self.spread)
-        return Quantity(size, "bytes", Provenance.ASSUMED, low, high, self.source)
+        return Quantity(size, "bytes", Provenance.ASSUMED, low, high, source or self.source)
 
 
 _FLAGS = {

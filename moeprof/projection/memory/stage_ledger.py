@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from moeprof.model import MoEModel, Precision
@@ -112,8 +112,14 @@ class StagePlan:
     def ledger(self, model: MoEModel, last: bool, sequences: int, length: int) -> StageLedger:
         """The ledger of the stage that `model` describes."""
         draft = self.draft if last else None
+        # A checkpoint without its indexer runs dense attention, which keeps no index keys.
+        indexed = "indexer" not in self.precision.absent
         cache = SequenceCache(
-            model, self.split.tp, self.kv_dtype, self.index_dtype, self._draft_kv(model, last)
+            model if indexed else replace(model, indexer=None),
+            self.split.tp,
+            self.kv_dtype,
+            self.index_dtype,
+            self._draft_kv(model, last),
         )
         loaded, left_out = split_loaded(
             rank_weights(model, self.precision, self.split, self.slots, self.whole), self.absent
