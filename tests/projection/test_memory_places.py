@@ -156,6 +156,37 @@ def test_shares_mean_what_each_engine_means() -> None:
     assert free.classes["reserve"].value == pytest.approx(0.25 * pool)
 
 
+def sglang_reserve_mib(card_gib: float, ranks: int, dp: int, drafts: bool) -> float:
+    """SGLang's rule (python/sglang/srt/server_args.py) in plain steps."""
+    rows = [
+        (160, 16_384, 512, 512),
+        (60, 8192, 256, 512),
+        (35, 4096, 32, 160),
+        (20, 2048, 24, 80),
+        (0, 2048, 8, 8),
+    ]
+    _, chunk, few, many = next(row for row in rows if card_gib >= row[0])
+    requests = few if ranks < 4 else many
+    reserved = 512 + max(chunk, 2048) * 1.5 + requests * 2 + ranks / 8 * 1024
+    if dp > 1:
+        reserved += requests * dp * (4.5 if requests > 300 else 3)
+    if card_gib > 60:
+        reserved = max(reserved, 10 * 1024)
+    return reserved + (2 * 1024 if drafts else 0)
+
+
+@pytest.mark.parametrize("hardware", ["rtx-4090", "l40s", "h100", "h200", "b200"])
+@pytest.mark.parametrize(("tp", "dp"), [(1, 1), (2, 1), (8, 1), (1, 8), (2, 4)])
+@pytest.mark.parametrize("drafts", [False, True])
+def test_what_sglang_sets_aside(hardware: str, tp: int, dp: int, drafts: bool) -> None:
+    found = ledger(
+        f"8x{hardware}", tp=tp, dp=dp, engine="sglang", draft="eagle3" if drafts else None
+    )
+    own = sum(found.classes[n].value for n in ("activations", "graphs", "context", "reserve"))
+    expected = sglang_reserve_mib(found.capacity.value / GIB, tp * dp, dp, drafts)
+    assert own / 2**20 == pytest.approx(expected)
+
+
 def test_activations_read_off_a_log_replace_the_assumption() -> None:
     found = ledger(precision="nvfp4", tp=8, activation_bytes=10 * GIB)
     assert found.classes["activations"].value == 10 * GIB

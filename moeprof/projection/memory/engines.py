@@ -24,6 +24,7 @@ _GIB = 2**30
 # The formula with vLLM's context of 2 GiB gives what DeepSeek-R1 left on eight H200: 41.60 GiB for
 # KV at a utilization of 0.9 (vLLM 0.11.2 log in https://github.com/ashishkamra/vllm-memory-estimator).
 _ACTIVATIONS = "six hidden vectors a token and its experts' inputs and outputs, logits in FP32"
+_MANY_RANKS, _LARGE_GRAPHS = 4, 300  # where SGLang's rule changes
 _ENCODER_SPREAD = (0.75, 1.25)  # what a library copies or frees early
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "llama.cpp": "llamacpp"}
 
@@ -54,7 +55,7 @@ class EngineMemory(Result):
         self, model: MoEModel, split: Parallelism, activations: Quantity | None
     ) -> dict[str, Quantity]:
         """Activations of the largest step, CUDA graphs, and the context with its communicators."""
-        context = self.context_bytes + self.rank_context_bytes * split.tp * split.pp
+        context = self.context_bytes + self.rank_context_bytes * split.ranks
         return {
             "activations": activations or self._steps(model, split),
             "graphs": self._assumed(self.graphs_bytes),
@@ -132,35 +133,52 @@ def engine_names() -> tuple[str, ...]:
     return tuple(_known())
 
 
-def engine_memory(name: str, capacity_bytes: float, step_tokens: int | None = None) -> EngineMemory:
-    """The defaults of the engine called `name` on a card, with steps of `step_tokens` if given.
+def engine_memory(
+    name: str,
+    capacity_bytes: float,
+    split: Parallelism | None = None,
+    *,
+    step_tokens: int | None = None,
+    drafts: bool = False,
+) -> EngineMemory:
+    """The defaults of the engine called `name` on a card, one of those that `split` names.
 
-    Raises InputError naming all engines.
+    `step_tokens` replaces its own, `drafts` is whether it speculates. Raises InputError naming all
+    engines.
     """
     key = _ALIASES.get(name.lower(), name.lower())
     if key not in _known():
         raise InputError(f"no engine '{name}' is known for its memory: {', '.join(_known())}")
-    entry = _known()[key]
-    tokens, requests = _from_card(entry["steps"], capacity_bytes)
-    graphs = entry.get("request_graph_bytes", 0) * min(
-        requests, entry.get("graph_requests", requests)
-    )
+    entry, split = _known()[key], split or Parallelism()
+    tokens, *requests = _from_card(entry["steps"], capacity_bytes)
+    running = requests[-1 if split.stage_ranks >= _MANY_RANKS else 0]
     least = _from_card(entry["least_reserve"], capacity_bytes) if "least_reserve" in entry else [0]
+    drafting = entry.get("draft_bytes", 0) if drafts else 0
     return EngineMemory(
         name=key,
         budget=entry["budget"],
         utilization=entry.get("utilization"),
         step_tokens=tokens if step_tokens is None else step_tokens,
-        requests=requests,
+        requests=running,
         step_token_bytes=entry.get("step_token_bytes"),
-        graphs_bytes=graphs,
+        graphs_bytes=_graphs_bytes(entry, running, split.dp) + drafting,
         context_bytes=entry.get("context_bytes", 0),
         rank_context_bytes=entry.get("rank_context_bytes", 0),
         margin_bytes=entry.get("margin_bytes", 0),
-        least_reserve_bytes=least[0],
+        least_reserve_bytes=least[0] + drafting if least[0] else 0,
         spread=(entry["spread"][0], entry["spread"][1]),
         source=entry["source"],
     )
+
+
+def _graphs_bytes(entry: Mapping[str, Any], requests: int, dp: int) -> int:
+    """CUDA graphs of up to `requests`; more where `dp` groups each run their own attention."""
+    size: int = entry.get("request_graph_bytes", 0)
+    if dp > 1:
+        size += dp * entry.get("request_group_bytes", 0)
+        size += dp * entry.get("large_group_bytes", 0) * (requests > _LARGE_GRAPHS)
+    captured: int = min(requests, entry.get("graph_requests", requests))
+    return size * captured
 
 
 def _from_card(rows: Sequence[Sequence[int]], capacity_bytes: float) -> Sequence[int]:
