@@ -6,6 +6,8 @@ import csv
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
+
 from .rows import DATA, ServedRow
 from .trial import Band, Forecast
 
@@ -55,3 +57,38 @@ def refusals(asked: str = "row") -> dict[str, str]:
 def _lines() -> tuple[dict[str, str], ...]:
     with FILE.open(newline="") as file:
         return tuple(csv.DictReader(file))
+
+
+class CalibratedAIConfigurator(AIConfigurator):
+    """Its answers times one factor for each system and engine, fitted as ours are: a fairer peer.
+
+    The factor is the median of measured over answered; the band holds the middle 80 % of the rows
+    fitted. Systems with no row to fit take the factor and the band of all.
+    """
+
+    def fit(self, rows: Sequence[ServedRow]) -> None:
+        """Factors of TPOT and TTFT."""
+        said = super().predict(rows)
+        self.ratios: dict[str, list[tuple[float, float]]] = {}
+        for row, each in zip(rows, said, strict=True):
+            if each.tpot_ms and each.ttft_ms and row.tpot_ms and row.ttft_ms:
+                ratio = (row.tpot_ms / each.tpot_ms.value, row.ttft_ms / each.ttft_ms.value)
+                for name in (_system(row), ""):
+                    self.ratios.setdefault(name, []).append(ratio)
+
+    def predict(self, rows: Sequence[ServedRow]) -> list[Forecast]:
+        """Its answers, moved by the factor of their system and engine."""
+        said = super().predict(rows)
+        return [self._moved(row, each) for row, each in zip(rows, said, strict=True)]
+
+    def _moved(self, row: ServedRow, said: Forecast) -> Forecast:
+        ratios = np.array(self.ratios.get(_system(row), self.ratios[""]))
+        bands = [
+            band and Band(*(band.value * np.quantile(ratios[:, which], (0.5, 0.1, 0.9))))
+            for which, band in enumerate(said)
+        ]
+        return Forecast(*bands)
+
+
+def _system(row: ServedRow) -> str:
+    return f"{row.hardware} {row.engine}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.served.peer import AIConfigurator, answers, refusals
+from benchmarks.served.peer import AIConfigurator, CalibratedAIConfigurator, answers, refusals
 from benchmarks.served.rows import (
     ServedRow,
     by_configuration,
@@ -243,3 +243,24 @@ def test_a_table_of_rows_has_both_times_their_bands_and_the_peer() -> None:
     assert unknown.split(" | ")[4:6] == ["-", "-"]
     answer = answers()[row.id].tpot_ms
     assert answer and known.split(" | ")[9] == f"{answer.value:.4g}"
+
+
+def test_a_corrected_peer_is_the_median_off_of_its_system_in_the_rows_that_fit() -> None:
+    train, test = MOE[::2], MOE[1::2]
+    peer = CalibratedAIConfigurator()
+    peer.fit(train)
+    row = next(row for row in test if row.id in answers())
+    system = [each for each in train if (each.hardware, each.engine) == (row.hardware, row.engine)]
+    ratios = [
+        each.tpot_ms / said.value
+        for each in system
+        if each.tpot_ms and (said := answers().get(each.id, Forecast(None, None)).tpot_ms)
+    ]
+    plain, (moved,) = answers()[row.id].tpot_ms, peer.predict([blank(row)])
+    assert plain and moved.tpot_ms and moved.tpot_ms.low and moved.tpot_ms.high
+    assert moved.tpot_ms.value / plain.value == pytest.approx(np.median(ratios))
+    inside = [moved.tpot_ms.low <= each * plain.value <= moved.tpot_ms.high for each in ratios]
+    assert np.mean(inside) == pytest.approx(0.8, abs=1 / len(ratios))
+    assert [each.tpot_ms is None for each in peer.predict(test)] == [
+        each.id not in answers() for each in test
+    ]
