@@ -260,7 +260,7 @@ def test_a_corrected_peer_is_the_median_off_of_its_system_in_the_rows_that_fit()
     assert plain and moved.tpot_ms and moved.tpot_ms.low and moved.tpot_ms.high
     assert moved.tpot_ms.value / plain.value == pytest.approx(np.median(ratios))
     inside = [moved.tpot_ms.low <= each * plain.value <= moved.tpot_ms.high for each in ratios]
-    assert np.mean(inside) == pytest.approx(0.8, abs=1 / len(ratios))
+    assert np.mean(inside) == pytest.approx(0.8, abs=2 / len(ratios))  # one at each end
     assert [each.tpot_ms is None for each in peer.predict(test)] == [
         each.id not in answers() for each in test
     ]
