@@ -6,6 +6,7 @@ from moeprof.projection.serving.engine_policy import (
     Victim,
     engine_policy,
 )
+from moeprof.projection.serving.load import Load, make_load
 from moeprof.projection.serving.outcome import ServingOutcome, Targets
 from moeprof.projection.serving.request_file import read_requests
 from moeprof.projection.serving.requests import Request, poisson_arrivals, uniform_requests
@@ -17,6 +18,7 @@ __all__ = [
     "Admission",
     "Distribution",
     "EnginePolicy",
+    "Load",
     "Request",
     "ServingOutcome",
     "StepGrid",
@@ -24,6 +26,7 @@ __all__ = [
     "Victim",
     "Workload",
     "engine_policy",
+    "make_load",
     "poisson_arrivals",
     "read_requests",
     "simulate_serving",
