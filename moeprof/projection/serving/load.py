@@ -56,9 +56,9 @@ def make_load(
     """
     if concurrency is not None and rate is not None:
         raise InputError("a load has a concurrency or a rate, not both")
-    for name, value, least in (("concurrency", concurrency, 1), ("longest", longest, 2)):
-        if value is not None and value < least:
-            raise InputError(f"{name} is {value}, it must be at least {least}")
+    for what, number, least in (("concurrency", concurrency, 1), ("longest", longest, 2)):
+        if number is not None and number < least:
+            raise InputError(f"{what} is {number}, it must be at least {least}")
     if num_requests is not None and num_requests < 1:
         raise InputError(f"{num_requests} requests: there must be at least 1")
     count = num_requests or (_PER_PLACE * concurrency if concurrency else _OPEN_LOOP)
