@@ -78,8 +78,8 @@ def make_load(
         requests = uniform_requests(
             count, input_len, output_len, length_spread=length_spread, seed=seed
         )
-        least = "" if not length_spread else f"{1 - length_spread:.3g} to 1 x "
-        source = f"{least}{input_len} + {output_len} tokens"
+        spread = "" if not length_spread else f"{1 - length_spread:.3g} to 1 x "
+        source = f"{spread}{input_len} + {output_len} tokens"
     requests = [_fitted(request, longest, hit_ratio) for request in requests]
     requests = _timed(requests, concurrency, rate, requests_file is not None, seed)
     return Load(requests, concurrency, rate, source, found, seed)
