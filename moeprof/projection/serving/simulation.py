@@ -34,6 +34,7 @@ def simulate_serving(
     lock_step: bool = True,
     accepted_tokens: float = 1.0,
     draft_tokens: int = 0,
+    delay_s: float = 0.0,
     targets: Targets | None = None,
     longest_run: int | None = None,
 ) -> ServingOutcome:
@@ -45,7 +46,8 @@ def simulate_serving(
     do as much; with `lock_step` each step lasts as long as that of the busiest group, else every
     group keeps its own clock and, in the closed loop, its share of the concurrency.
     Speculative decoding computes 1 + `draft_tokens` tokens a sequence and step, and
-    `accepted_tokens` of them come out on average. Deterministic. Raises InputError for a value out
+    `accepted_tokens` of them come out on average. Every request enters the engine `delay_s` after it
+    arrived, which is part of its TTFT. Deterministic. Raises InputError for a value out
     of range and for a request that the KV cache can never hold.
     """
     policy = engine_policy(engine) if isinstance(engine, str) else engine
@@ -59,7 +61,7 @@ def simulate_serving(
     for own_requests, share, groups in loops:
         own = [Group(policy, grid, kv_tokens, accepted_tokens, draft_tokens) for _ in range(groups)]
         _check_room(own_requests, own[0].pool, kv_tokens)
-        told.append(serve(own, Arrivals(own_requests, share), longest_run))
+        told.append(serve(own, Arrivals(own_requests, share, delay_s), longest_run))
     return _outcome(told, targets or Targets(), own[0].pool)
 
 

@@ -56,7 +56,7 @@ def serve(
             clock = arrivals.next_s
             continue
         clock, finished = _advance(groups, clock, arrivals.next_s, longest_run, told)
-        arrivals.finished(len(finished))
+        arrivals.replace_finished(len(finished), clock)
         told.sequences += finished
 
 

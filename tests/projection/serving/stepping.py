@@ -173,6 +173,7 @@ def serve_plainly(
     dp: int = 1,
     advance: float = 1.0,
     drafts: int = 0,
+    delay_s: float = 0.0,
 ) -> tuple[list[Row], int, int]:
     """(a row a request in order of arrival, steps, preemptions)."""
     engines = [PlainEngine(policy, kv_tokens, advance, drafts) for _ in range(dp)]
@@ -183,17 +184,17 @@ def serve_plainly(
         | {"first": None, "last": None, "end": None, "gaps": [], "number": number}
         for number, r in enumerate(order)
     ]
+    for row in rows if concurrency else []:
+        row["arrival"] = 0.0 if row["number"] < concurrency else None
     sent, done, clock, steps = 0, 0, 0.0, 0
     while done < len(rows):
-        while sent < len(rows) and (
-            sent - done < concurrency if concurrency else rows[sent]["arrival"] <= clock
-        ):
-            if concurrency:
-                rows[sent]["arrival"] = clock
+        while sent < len(rows) and (arrival := rows[sent]["arrival"]) is not None:
+            if arrival + delay_s > clock:
+                break
             engines[sent % dp].waiting.append(rows[sent])
             sent += 1
         if not any(e.waiting or e.running for e in engines):
-            clock = rows[sent]["arrival"]
+            clock = rows[sent]["arrival"] + delay_s
             continue
         chosen = [engine.choose() for engine in engines]
         clock += max(
@@ -202,5 +203,8 @@ def serve_plainly(
         )
         steps += 1
         for engine, work in zip(engines, chosen, strict=True):
-            done += len(engine.finish_step(*work, clock))
+            for _ in engine.finish_step(*work, clock):
+                done += 1
+                if concurrency and done + concurrency <= len(rows):
+                    rows[done + concurrency - 1]["arrival"] = clock
     return rows, steps, sum(engine.preempted for engine in engines)

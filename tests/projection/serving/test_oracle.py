@@ -61,6 +61,7 @@ policies = st.builds(
     kv_tokens=st.none() | st.integers(107, 260),
     dp=st.integers(1, 3),
     speculation=st.sampled_from([(1.0, 0), (1.0, 2), (1.5, 1), (2.75, 3)]),
+    delay_s=st.sampled_from([0.0, 0.015, 0.4]),
 )
 def test_every_time_agrees(
     wanted: list[Request],
@@ -69,12 +70,13 @@ def test_every_time_agrees(
     kv_tokens: int | None,
     dp: int,
     speculation: tuple[float, int],
+    delay_s: float,
 ) -> None:
     if not policy.chunked:  # what simulate_serving does for such engines
         policy = policy.with_limits(max_step_tokens=200)
     advance, drafts = speculation
     rows, steps, preempted = serve_plainly(
-        seconds, wanted, policy, concurrency, kv_tokens, dp, advance, drafts
+        seconds, wanted, policy, concurrency, kv_tokens, dp, advance, drafts, delay_s
     )
     found = simulate_serving(
         seconds,
@@ -85,6 +87,7 @@ def test_every_time_agrees(
         dp=dp,
         accepted_tokens=advance,
         draft_tokens=drafts,
+        delay_s=delay_s,
     )
     assert found.steps == steps
     assert found.preemptions == preempted

@@ -159,3 +159,15 @@ def test_bad_requests_are_refused() -> None:
         Targets(ttft_ms=0)
     with pytest.raises(InputError, match="length_spread"):
         uniform_requests(1, 1, 1, length_spread=1)
+
+
+def test_a_delay_before_the_engine_is_part_of_ttft_alone() -> None:
+    wanted = [Request(1000, 11)] * 3
+    at_once, later = (
+        simulate_serving(real, wanted, concurrency=1, delay_s=delay) for delay in (0.0, 0.25)
+    )
+    assert later.ttft_ms["p50"] == pytest.approx(at_once.ttft_ms["p50"] + 250)  # type: ignore[operator]
+    assert later.tpot_ms["p50"] == pytest.approx(at_once.tpot_ms["p50"])
+    assert later.duration_s == pytest.approx(at_once.duration_s + 0.75)
+    with pytest.raises(InputError, match="before the engine"):
+        simulate_serving(real, wanted, delay_s=-1.0)
