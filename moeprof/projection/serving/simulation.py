@@ -46,9 +46,9 @@ def simulate_serving(
     do as much; with `lock_step` each step lasts as long as that of the busiest group, else every
     group keeps its own clock and, in the closed loop, its share of the concurrency.
     Speculative decoding computes 1 + `draft_tokens` tokens a sequence and step, and
-    `accepted_tokens` of them come out on average. Every request enters the engine `delay_s` after it
-    arrived, which is part of its TTFT. Deterministic. Raises InputError for a value out
-    of range and for a request that the KV cache can never hold.
+    `accepted_tokens` of them come out on average. Every request enters the engine `delay_s` after
+    it arrived, which is part of its TTFT. Deterministic. Raises InputError for a value out of range
+    and for a request that the KV cache can never hold.
     """
     policy = engine_policy(engine) if isinstance(engine, str) else engine
     _check(requests, dp, accepted_tokens, draft_tokens)
