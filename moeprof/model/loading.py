@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from moeprof.errors import ModelError
@@ -9,16 +10,25 @@ from moeprof.model.moe_model import MoEModel
 from moeprof.model.presets import near_presets, preset_names
 
 
-def load_model(model: str | Path | MoEModel) -> MoEModel:
-    """A model by preset name, by config.json, or by a folder that holds one.
+# What hub ids append to a model's name without changing its shape: training, date, precision.
+_VARIANT = re.compile(
+    r"(-(instruct|chat|base|it|hf|thinking|text|exp|terminus|\d{4}|bf16|fp8|fp4|mxfp8|mxfp4|"
+    r"nvfp4|int4|int8|awq|gptq|w4a16|w8a8|dynamic|block|gguf|mlx))+$"
+)
 
-    A preset wins over a file of the same name (write `./name` for the file). Raises ModelError
-    naming near presets where there is neither.
+
+def load_model(model: str | Path | MoEModel) -> MoEModel:
+    """A model by preset name, by hub id of a preset, by config.json, or by a folder that holds one.
+
+    A preset wins over a file of the same name (write `./name` for the file). A hub id
+    (`Qwen/Qwen3-235B-A22B-Instruct-2507`) is looked up among the presets, never on the network.
+    Raises ModelError naming near presets where there is none of them.
     """
     if isinstance(model, MoEModel):
         return model
-    if str(model) in preset_names():
-        return MoEModel.preset(str(model))
+    preset = _preset_of(str(model))
+    if preset is not None:
+        return MoEModel.preset(preset)
     path = Path(model)
     try:
         found, without_config = (
@@ -32,3 +42,16 @@ def load_model(model: str | Path | MoEModel) -> MoEModel:
     if found:
         return MoEModel.from_config(path)
     raise ModelError(f"'{model}' is no preset and no file; {near_presets(str(model))}")
+
+
+def _preset_of(name: str) -> str | None:
+    """The preset that `name` or the hub id `owner/name` means, if one does."""
+    names = preset_names()
+    if name in names:
+        return name
+    owner, slash, tail = name.partition("/")
+    if not slash or owner.startswith(".") or "/" in tail or Path(name).exists():
+        return None
+    tail = tail.lower()
+    bare = _VARIANT.sub("", tail)
+    return next((found for found in (tail, bare) if found in names), None)

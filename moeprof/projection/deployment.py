@@ -1,40 +1,41 @@
-"""One deployment: does it fit, for how many requests, and what bounds its decode speed."""
+"""What is deployed: a model in a precision, on ranks of a cluster, by an engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
-from moeprof.model import MoEModel, Precision, load_model
-from moeprof.projection.bounds import decode_bound, decode_read_bytes
-from moeprof.projection.memory import MemoryLedger, project_memory
-from moeprof.quantity import Quantity
+from moeprof.model import MoEModel, Precision, load_model, load_precision
+from moeprof.projection.parallelism import Parallelism
 from moeprof.result import Result
+
+ENGINES = ("vllm", "sglang", "trtllm", "llamacpp", "ktransformers")
+DEFAULT_ENGINE = "vllm"
 
 
 @dataclass(frozen=True)
-class DeploymentProjection(Result):
-    """Memory of the fullest rank, and the bound on decode at batch 1.
+class Deployment(Result):
+    """One way to serve a model. `release` is the engine's version, where it is known."""
 
-    `memory` holds bytes by class and their `total`; `ledger` the same with provenance and source.
-    `max_concurrency` is how many requests of this length fit at a time, with their KV and states.
-    """
+    model: MoEModel
+    cluster: Cluster
+    precision: Precision
+    parallelism: Parallelism
+    engine: str = DEFAULT_ENGINE
+    release: str | None = None
+    kv_dtype: str = "bf16"
+    index_dtype: str = "bf16"
 
-    concurrency: int
-    input_len: int  # tokens
-    output_len: int  # tokens
-    fits: bool
-    memory: Mapping[str, float] = field(hash=False)
-    max_concurrency: int | None  # None where the length of requests is not given
-    ledger: MemoryLedger
-    decode_read: Quantity  # bytes of weights that one step reads over all GPUs
-    decode_bound: Quantity  # steps/s, an upper bound
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise InputError(f"engine '{self.engine}' is not one of {', '.join(ENGINES)}")
+        self.parallelism.check_fits_shape(self.model, self.cluster.gpus)
 
 
-def project_deployment(
+def plan_deployment(
     model: MoEModel | str | Path,
     hardware: Cluster | str,
     *,
@@ -42,48 +43,26 @@ def project_deployment(
     tp: int | None = None,
     ep: int = 1,
     dp: int = 1,
+    engine: str = DEFAULT_ENGINE,
+    release: str | None = None,
     kv_dtype: str = "bf16",
     index_dtype: str = "bf16",
-    concurrency: int = 1,
-    input_len: int = 0,
-    output_len: int = 0,
-    mtp: bool = False,
-) -> DeploymentProjection:
-    """Memory and bounds of `model` on `hardware` with `concurrency` requests at a time.
+) -> Deployment:
+    """A deployment from what a user writes.
 
-    Every request is counted at its full length, `input_len` + `output_len` tokens. `tp` is all
-    GPUs over `dp` if None. `mtp` loads the modules for multi-token prediction. Raises InputError
-    for values out of range; what does not fit is an answer, not an error.
+    `tp` is all GPUs over `dp` if None. Raises InputError, one line, for what cannot be.
     """
-    model, cluster = load_model(model), load_hardware(hardware)
-    for name, value in (("input_len", input_len), ("output_len", output_len)):
-        if value < 0:
-            raise InputError(f"{name} is {value}, it must be at least 0")
-    if concurrency < 1 or dp < 1:
-        raise InputError(f"concurrency {concurrency} and dp {dp} must be at least 1")
-    length, sequences = input_len + output_len, -(-concurrency // dp)
-    ledger = project_memory(
-        model,
-        cluster,
-        precision=precision,
-        tp=cluster.gpus // dp if tp is None else tp,
-        ep=ep,
-        dp=dp,
+    loaded, cluster = load_model(model), load_hardware(hardware)
+    if dp < 1:
+        raise InputError(f"dp must be a whole number of at least 1, not {dp!r}")
+    return Deployment(
+        model=loaded,
+        cluster=cluster,
+        precision=load_precision(precision, loaded),
+        parallelism=Parallelism(tp=cluster.gpus // dp if tp is None else tp, ep=ep, dp=dp),
+        engine=engine,
+        release=release or None,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
-        tokens=sequences * length,
-        sequences=sequences,
-        mtp=mtp,
     )
-    sizes = {name: size.value for name, size in ledger.classes.items()}
-    return DeploymentProjection(
-        concurrency=concurrency,
-        input_len=input_len,
-        output_len=output_len,
-        fits=ledger.fits,
-        memory=sizes | {"total": ledger.total.value},
-        max_concurrency=None if ledger.max_sequences is None else ledger.max_sequences * dp,
-        ledger=ledger,
-        decode_read=decode_read_bytes(model, precision, model.top_k),
-        decode_bound=decode_bound(model, cluster, precision, model.top_k),
-    )
+

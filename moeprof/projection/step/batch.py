@@ -18,7 +18,7 @@ class Batch:
     own part alone. Raises InputError where a count is negative.
     """
 
-    decode: int
+    decode: float  # a mean over steps may be no whole number
     context: float  # tokens
     prefill: int  # tokens
     prefill_context: float  # tokens

@@ -1,0 +1,167 @@
+"""One deployment: does it fit, for how many requests, how fast, at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moeprof.errors import InputError
+from moeprof.hardware import Cluster
+from moeprof.model import MoEModel, Precision
+from moeprof.projection.bounds import decode_bound, decode_read_bytes
+from moeprof.projection.closed_loop import Traffic
+from moeprof.projection.cost import cost_per_million
+from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
+from moeprof.projection.laws import Laws
+from moeprof.projection.memory import MemoryLedger, project_memory
+from moeprof.projection.speed import Speed, project_speed
+from moeprof.projection.step.work import Distinct
+from moeprof.quantity import Quantity
+from moeprof.result import Result
+
+
+@dataclass(frozen=True)
+class DeploymentProjection(Result):
+    """Memory of the fullest rank, speed in steady serving, and the bound on decode at batch 1.
+
+    `memory` holds bytes by class and their `total`; `ledger` the same with provenance and source.
+    `max_concurrency` is how many requests of this length fit at a time, with their KV and states.
+    Times and rates have 80 % bands; they are None where no output length was asked for. `share`
+    is the part of an output token's time that each operation takes, `operations` the
+    milliseconds. What does not fit has a speed all the same: that of a card with more memory.
+    """
+
+    concurrency: int
+    input_len: int  # tokens
+    output_len: int  # tokens
+    engine: str
+    fits: bool
+    memory: Mapping[str, float] = field(hash=False)
+    max_concurrency: int | None  # None where the length of requests is not given
+    tpot_ms: Quantity | None
+    ttft_ms: Quantity | None
+    output_tok_s: Quantity | None  # of all GPUs together
+    total_tok_s: Quantity | None  # prompt tokens too
+    running: float | None  # requests that decode at a time; the rest waits for memory
+    operations: Mapping[str, float] = field(hash=False)
+    share: Mapping[str, float] = field(hash=False)
+    familiarity: str | None
+    cost_per_million_tokens: Quantity | None  # USD of a million output tokens
+    ledger: MemoryLedger
+    decode_read: Quantity  # bytes of weights that one step reads over all GPUs
+    decode_bound: Quantity  # steps/s, an upper bound
+
+
+def project_deployment(
+    model: MoEModel | str | Path,
+    hardware: Cluster | str,
+    *,
+    precision: str | Mapping[str, str] | Precision = "bf16",
+    tp: int | None = None,
+    ep: int = 1,
+    dp: int = 1,
+    engine: str = DEFAULT_ENGINE,
+    release: str | None = None,
+    kv_dtype: str = "bf16",
+    index_dtype: str = "bf16",
+    concurrency: int = 1,
+    input_len: int = 0,
+    output_len: int = 0,
+    draft_tokens: int = 0,
+    accepted: float = 1.0,
+    mtp: bool = False,
+    laws: Laws | None = None,
+    distinct: Distinct | None = None,
+) -> DeploymentProjection:
+    """Memory and speed of `model` on `hardware` with `concurrency` requests at a time.
+
+    Every request has `input_len` prompt and `output_len` generated tokens, and is replaced when it
+    ends. `tp` is all GPUs over `dp` if None. With speculative decoding a step computes
+    `draft_tokens` more a sequence and yields `accepted` tokens on average. `mtp` loads the modules
+    for multi-token prediction. `laws` are the shipped ones, or calibrated ones; `distinct` the
+    experts read a layer by tokens of a step, of uniform routing if None. Raises InputError for
+    values out of range; what does not fit is an answer, not an error.
+    """
+    _check(concurrency, input_len, output_len, draft_tokens, accepted)
+    deployment = plan_deployment(
+        model,
+        hardware,
+        precision=precision,
+        tp=tp,
+        ep=ep,
+        dp=dp,
+        engine=engine,
+        release=release,
+        kv_dtype=kv_dtype,
+        index_dtype=index_dtype,
+    )
+    traffic = Traffic(concurrency, input_len, output_len, draft_tokens, accepted)
+    ledger = _ledger(deployment, traffic, mtp)
+    speed = None
+    if input_len and output_len:
+        speed = project_speed(deployment, traffic, laws=laws, distinct=distinct)
+    return _answer(deployment, traffic, ledger, speed)
+
+
+def _ledger(deployment: Deployment, traffic: Traffic, mtp: bool) -> MemoryLedger:
+    parallel = deployment.parallelism
+    sequences = -(-traffic.concurrency // parallel.dp)
+    return project_memory(
+        deployment.model,
+        deployment.cluster,
+        precision=deployment.precision,
+        tp=parallel.tp,
+        ep=parallel.ep,
+        dp=parallel.dp,
+        kv_dtype=deployment.kv_dtype,
+        index_dtype=deployment.index_dtype,
+        tokens=sequences * (traffic.input_len + traffic.output_len),
+        sequences=sequences,
+        mtp=mtp,
+    )
+
+
+def _answer(
+    deployment: Deployment, traffic: Traffic, ledger: MemoryLedger, speed: Speed | None
+) -> DeploymentProjection:
+    model, cluster, precision = deployment.model, deployment.cluster, deployment.precision
+    sizes = {name: size.value for name, size in ledger.classes.items()}
+    most = ledger.max_sequences
+    return DeploymentProjection(
+        concurrency=traffic.concurrency,
+        input_len=traffic.input_len,
+        output_len=traffic.output_len,
+        engine=deployment.engine,
+        fits=ledger.fits,
+        memory=sizes | {"total": ledger.total.value},
+        max_concurrency=None if most is None else most * deployment.parallelism.dp,
+        tpot_ms=speed and speed.tpot_ms,
+        ttft_ms=speed and speed.ttft_ms,
+        output_tok_s=speed and speed.output_tok_s,
+        total_tok_s=speed and speed.total_tok_s,
+        running=speed and speed.running,
+        operations=speed.operations if speed else {},
+        share=speed.share if speed else {},
+        familiarity=speed and speed.familiarity,
+        cost_per_million_tokens=speed and cost_per_million(cluster, speed.output_tok_s),
+        ledger=ledger,
+        decode_read=decode_read_bytes(model, precision, model.top_k),
+        decode_bound=decode_bound(model, cluster, precision, model.top_k),
+    )
+
+
+def _check(
+    concurrency: int, input_len: int, output_len: int, draft_tokens: int, accepted: float
+) -> None:
+    if concurrency < 1:
+        raise InputError(f"concurrency is {concurrency}, it must be at least 1")
+    lengths = {"input_len": input_len, "output_len": output_len, "draft_tokens": draft_tokens}
+    for name, value in lengths.items():
+        if value < 0:
+            raise InputError(f"{name} is {value}, it must be at least 0")
+    if not 1 <= accepted <= 1 + draft_tokens:  # also refuses NaN
+        raise InputError(
+            f"accepted is {accepted}: a step with {draft_tokens} draft tokens yields 1 to "
+            f"{1 + draft_tokens} tokens"
+        )
