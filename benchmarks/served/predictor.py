@@ -17,7 +17,8 @@ from moeprof.projection.closed_loop import (
 )
 from moeprof.projection.laws import Band as Ends
 from moeprof.projection.laws import Laws
-from moeprof.projection.speed import project_speed, running_limit
+from moeprof.projection.holding import running_limit
+from moeprof.projection.speed import project_speed
 from moeprof.projection.step.groups import groups_of
 from moeprof.projection.step.pooled import PooledLaw
 from moeprof.projection.step.work import work_of

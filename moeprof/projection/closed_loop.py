@@ -86,7 +86,7 @@ def closed_loop(model: StepModel, traffic: Traffic, limit: float | None) -> Clos
     """Steady serving of `traffic`; `limit` is how many sequences the memory holds, if it does."""
     dp = model.deployment.parallelism.dp
     running = float(traffic.concurrency if limit is None else min(traffic.concurrency, limit))
-    step = model.work.amounts(steady_batch(traffic, running, dp), model.distinct)
+    step = model.work.amounts(steady_batch(traffic, running, dp), model.loads)
     seconds = model.constants * token_amounts(step, traffic, running)
     amounts = first_token_amounts(seconds, traffic, running, dp)
     return ClosedLoop(running, float(seconds.sum()), amounts, seconds)

@@ -34,6 +34,7 @@ class Laws:
     first_token: PooledLaw
     bands: Mapping[str, Mapping[str, Band]] = field(hash=False)
     source: str = ""
+    calibrated: frozenset[str] = frozenset()  # groups of level "served" that a user measured
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -51,6 +52,7 @@ class Laws:
 # How near a deployment is to what the laws were fitted on, nearest first. Each has a band from rows
 # that were held out at that distance.
 FAMILIARITIES = {
+    "calibrated": "two constants are from measurements of this very system",
     "served": "this model was served by these kernels, in other splits over ranks",
     "stack": "the model and the GPU were seen, not together with this engine and format",
     "gpu": "the GPU was never seen",
@@ -59,8 +61,11 @@ FAMILIARITIES = {
 }
 
 
-def familiarity(law: PooledLaw, groups: Mapping[str, str]) -> str:
+def familiarity(laws: Laws, groups: Mapping[str, str]) -> str:
     """Which of `FAMILIARITIES` the deployment in `groups` is of."""
+    if groups["served"] in laws.calibrated:
+        return "calibrated"
+    law = laws.step
     gpu, model = law.knows("gpu", groups["gpu"]), law.knows("model", groups["model"])
     if gpu and model:
         return "served" if law.knows("served", groups["served"]) else "stack"

@@ -14,9 +14,10 @@ from moeprof.projection.closed_loop import Traffic
 from moeprof.projection.cost import cost_per_million
 from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
 from moeprof.projection.laws import Laws
-from moeprof.projection.memory import MemoryLedger, project_memory
+from moeprof.projection.holding import deployment_ledger
+from moeprof.projection.memory import MemoryLedger
 from moeprof.projection.speed import Speed, project_speed
-from moeprof.projection.step.work import Distinct
+from moeprof.projection.step.loads import ExpertLoads
 from moeprof.quantity import Quantity
 from moeprof.result import Result
 
@@ -72,15 +73,15 @@ def project_deployment(
     accepted: float = 1.0,
     mtp: bool = False,
     laws: Laws | None = None,
-    distinct: Distinct | None = None,
+    loads: ExpertLoads | None = None,
 ) -> DeploymentProjection:
     """Memory and speed of `model` on `hardware` with `concurrency` requests at a time.
 
     Every request has `input_len` prompt and `output_len` generated tokens, and is replaced when it
     ends. `tp` is all GPUs over `dp` if None. With speculative decoding a step computes
     `draft_tokens` more a sequence and yields `accepted` tokens on average. `mtp` loads the modules
-    for multi-token prediction. `laws` are the shipped ones, or calibrated ones; `distinct` the
-    experts read a layer by tokens of a step, of uniform routing if None. Raises InputError for
+    for multi-token prediction. `laws` are the shipped ones, or calibrated ones; `loads` the
+    experts that steps read, those of even routing if None. Raises InputError for
     values out of range; what does not fit is an answer, not an error.
     """
     _check(concurrency, input_len, output_len, draft_tokens, accepted)
@@ -97,29 +98,11 @@ def project_deployment(
         index_dtype=index_dtype,
     )
     traffic = Traffic(concurrency, input_len, output_len, draft_tokens, accepted)
-    ledger = _ledger(deployment, traffic, mtp)
+    ledger = deployment_ledger(deployment, traffic, mtp=mtp)
     speed = None
     if input_len and output_len:
-        speed = project_speed(deployment, traffic, laws=laws, distinct=distinct)
+        speed = project_speed(deployment, traffic, laws=laws, loads=loads)
     return _answer(deployment, traffic, ledger, speed)
-
-
-def _ledger(deployment: Deployment, traffic: Traffic, mtp: bool) -> MemoryLedger:
-    parallel = deployment.parallelism
-    sequences = -(-traffic.concurrency // parallel.dp)
-    return project_memory(
-        deployment.model,
-        deployment.cluster,
-        precision=deployment.precision,
-        tp=parallel.tp,
-        ep=parallel.ep,
-        dp=parallel.dp,
-        kv_dtype=deployment.kv_dtype,
-        index_dtype=deployment.index_dtype,
-        tokens=sequences * (traffic.input_len + traffic.output_len),
-        sequences=sequences,
-        mtp=mtp,
-    )
 
 
 def _answer(

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from moeprof.projection.closed_loop import ClosedLoop, Traffic, closed_loop
 from moeprof.projection.deployment import Deployment
+from moeprof.projection.holding import running_limit
 from moeprof.projection.laws import FAMILIARITIES, Laws, familiarity, provenance_of, shipped_laws
-from moeprof.projection.memory import project_memory
 from moeprof.projection.step.groups import groups_of
-from moeprof.projection.step.model import StepModel, step_model
-from moeprof.projection.step.work import Distinct
+from moeprof.projection.step.model import step_model
+from moeprof.projection.step.loads import ExpertLoads
 from moeprof.quantity import Quantity
 from moeprof.result import Result
 
@@ -40,34 +40,15 @@ def project_speed(
     traffic: Traffic,
     *,
     laws: Laws | None = None,
-    distinct: Distinct | None = None,
+    loads: ExpertLoads | None = None,
 ) -> Speed:
     """The speed of `deployment` under `traffic`. See `docs/projection.md` for the law."""
     laws = laws or shipped_laws()
     groups = groups_of(deployment)
-    model = step_model(deployment, laws.step, groups, distinct)
+    model = step_model(deployment, laws.step, groups, loads)
     loop = closed_loop(model, traffic, running_limit(deployment, traffic))
     first_token_s = float(loop.ttft_amounts @ laws.first_token.constants(groups))
     return _with_bands(loop, first_token_s, traffic, laws, groups)
-
-
-def running_limit(deployment: Deployment, traffic: Traffic) -> float | None:
-    """Sequences that the memory of all groups holds at their mean length; None where not even the
-    weights fit, so that what was measured there is no contradiction."""
-    length = traffic.input_len + traffic.output_len // 2
-    parallel = deployment.parallelism
-    ledger = project_memory(
-        deployment.model,
-        deployment.cluster,
-        precision=deployment.precision,
-        tp=parallel.tp,
-        ep=parallel.ep,
-        dp=parallel.dp,
-        kv_dtype=deployment.kv_dtype,
-        index_dtype=deployment.index_dtype,
-        tokens=length,
-    )
-    return float(ledger.max_sequences * parallel.dp) if ledger.max_sequences else None
 
 
 def _with_bands(
@@ -77,7 +58,7 @@ def _with_bands(
     laws: Laws,
     groups: Mapping[str, str],
 ) -> Speed:
-    near = familiarity(laws.step, groups)
+    near = familiarity(laws, groups)
     provenance = provenance_of(laws.step, groups)
     source = f"{FAMILIARITIES[near]}; {laws.source}"
 
@@ -112,4 +93,3 @@ def _ends(value: float, laws: Laws, what: str, near: str) -> tuple[float, float]
     return value * band.low, value * band.high
 
 
-__all__ = ["Speed", "StepModel", "project_speed", "running_limit"]

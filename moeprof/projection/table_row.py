@@ -17,6 +17,7 @@ from moeprof.model import (
 )
 from moeprof.projection.closed_loop import Traffic
 from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
+from moeprof.projection.holding import deployment_ledger
 
 # What tables call a precision, and the checkpoints meant: the one that is published for the model,
 # or the last.
@@ -60,6 +61,11 @@ def row_traffic(row: Mapping[str, str]) -> Traffic:
         input_len=_count(row, "input_len"),
         output_len=_count(row, "output_len"),
     )
+
+
+def row_fits(deployment: Deployment, traffic: Traffic) -> bool:
+    """Whether weights and the KV of all requests at their full length stand in memory."""
+    return deployment_ledger(deployment, traffic).fits
 
 
 @cache

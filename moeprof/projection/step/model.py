@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from moeprof.projection.deployment import Deployment
 from moeprof.projection.step.batch import Batch
+from moeprof.projection.step.loads import ExpertLoads
 from moeprof.projection.step.pooled import PooledLaw
 from moeprof.projection.step.terms import OPERATIONS, TERMS, Phase
-from moeprof.projection.step.work import Distinct, Work, work_of
+from moeprof.projection.step.work import Work, work_of
 
 _DECODES = np.array([term.phase is Phase.DECODE for term in TERMS])
 
@@ -21,13 +22,13 @@ _DECODES = np.array([term.phase is Phase.DECODE for term in TERMS])
 class StepModel:
     """Predicts the steps of one deployment; `step_model` makes one.
 
-    `constants` holds one number a term (docs/projection.md); `distinct` the experts that a MoE
-    layer reads on the busiest rank by tokens of a step, of uniform routing where it is None.
+    `constants` holds one number a term (docs/projection.md); `loads` says which experts steps read,
+    those of even routing where it is None.
     """
 
     work: Work
     constants: NDArray[np.float64] = field(hash=False)
-    distinct: Distinct | None = None
+    loads: ExpertLoads | None = None
 
     @property
     def deployment(self) -> Deployment:
@@ -36,7 +37,7 @@ class StepModel:
 
     def term_seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Seconds a term (`TERMS`), [terms]."""
-        return self.constants * self.work.amounts(batch, self.distinct)
+        return self.constants * self.work.amounts(batch, self.loads)
 
     def seconds(self, batch: Batch) -> float:
         """Of one step on the busiest rank."""
@@ -57,10 +58,10 @@ class StepModel:
 
 
 def step_model(
-    deployment: Deployment, law: PooledLaw, groups: Mapping[str, str], distinct: Distinct | None
+    deployment: Deployment, law: PooledLaw, groups: Mapping[str, str], loads: ExpertLoads | None
 ) -> StepModel:
     """The model of `deployment` under `law`."""
-    return StepModel(work_of(deployment), law.constants(groups), distinct)
+    return StepModel(work_of(deployment), law.constants(groups), loads)
 
 
 def by_operation(term_seconds: NDArray[np.float64]) -> dict[str, float]:

@@ -10,7 +10,7 @@ relatives. (Partial pooling: Gelman and Hill, Data Analysis Using Regression and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,15 @@ class PooledLaw:
         """Mask over the terms that a factor called `name` multiplies."""
         names = self.scales.get(name, (name,))
         return np.array([term in names for term in self.terms])
+
+    def with_factors(self, level: str, factors: Mapping[str, Factors]) -> PooledLaw:
+        """This law with `factors` (group -> name -> factor) at `level`, times those it has."""
+        groups = dict(self.levels.get(level, {}))
+        for group, added in factors.items():
+            known = groups.get(group, {})
+            scaled = {name: known.get(name, 1.0) * factor for name, factor in added.items()}
+            groups[group] = {**known, **scaled}
+        return replace(self, levels={**self.levels, level: groups})
 
     def knows(self, level: str, group: str) -> bool:
         """Whether `group` of `level` was among the rows that the law was fitted on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import log2
 
@@ -10,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.projection.deployment import Deployment
+from moeprof.projection.routing import shape_of
 from moeprof.projection.memory.sequence_cache import SequenceCache
 from moeprof.projection.step.attending import attended_bytes, attention_flop
 from moeprof.projection.step.batch import Batch
 from moeprof.projection.step.groups import weights_format
+from moeprof.projection.step.loads import EvenLoads, ExpertLoads
 from moeprof.projection.step.rates import Peaks, peak_flops, peaks_of
 from moeprof.projection.step.terms import TERM_NAMES
 from moeprof.projection.memory.weights import rank_weights
-
-# Of a step's tokens: distinct experts that a MoE layer reads on the busiest rank.
-Distinct = Callable[[float], float]
 
 _DENSE_CLASSES = ("attention", "shared", "dense", "indexer")
 _ACTIVATION_BYTES = 2  # BF16 between layers
@@ -42,30 +40,25 @@ class Work:
     dense_flops: float  # peak FLOP/s in the format of each
     expert_flops: float
 
-    def amounts(self, batch: Batch, distinct: Distinct | None = None) -> NDArray[np.float64]:
-        """One amount a term (`TERM_NAMES`) of the step that computes `batch`.
-
-        `distinct` are the experts read a layer on the busiest rank, by tokens of the step; of
-        independent uniform choices where it is None.
+    def amounts(self, batch: Batch, loads: ExpertLoads | None = None) -> NDArray[np.float64]:
+        """One amount a term (`TERM_NAMES`) of the step that computes `batch`; even routing where
+        `loads` is None.
         """
-        read = distinct or self.uniform_distinct
-        amounts = self._decode(batch, read) | self._prefill(batch, read)
+        loads = loads or self.even
+        amounts = self._decode(batch, loads) | self._prefill(batch, loads)
         return np.array([amounts.get(name, 0.0) for name in TERM_NAMES])
 
-    def uniform_distinct(self, tokens: float) -> float:
-        """Experts a layer that one rank reads for `tokens` which choose independently, uniformly:
-        N/EP (1 - (1 - k/N)^T)."""
-        model, ep = self.deployment.model, self.deployment.parallelism.ep
-        if not model.experts:
-            return 0.0
-        return model.experts / ep * (1 - (1 - model.top_k / model.experts) ** tokens)
+    @property
+    def even(self) -> EvenLoads:
+        """The reference."""
+        return EvenLoads(shape_of(self.deployment.model), self.deployment.parallelism.ep)
 
-    def _decode(self, batch: Batch, distinct: Distinct) -> dict[str, float]:
+    def _decode(self, batch: Batch, loads: ExpertLoads) -> dict[str, float]:
         model, parallel, peaks = self.deployment.model, self.deployment.parallelism, self.peaks
         tokens = batch.decode * (1 + batch.draft_tokens)
         in_all = tokens * parallel.dp
         moe_layers = len(model.moe_layers)
-        read = distinct(in_all)
+        read = loads.distinct(in_all)
         each = in_all * model.top_k / parallel.ep / read if read else 0
         expert = max(
             self.expert_bytes / peaks.memory,
@@ -93,16 +86,16 @@ class Work:
             "expert_parallel": moe_layers * 1e-6 * (parallel.ep > 1),
         }
 
-    def _prefill(self, batch: Batch, distinct: Distinct) -> dict[str, float]:
+    def _prefill(self, batch: Batch, loads: ExpertLoads) -> dict[str, float]:
         model, parallel, tokens = self.deployment.model, self.deployment.parallelism, batch.prefill
         if not tokens:
             return {}
         decoding = batch.decode * (1 + batch.draft_tokens) * parallel.dp
         active = tokens * model.top_k * self.expert_parameters / parallel.ranks
-        beyond = max(0.0, distinct(decoding + tokens) - distinct(decoding))
+        beyond = max(0.0, loads.distinct(decoding + tokens) - loads.distinct(decoding))
         attention = attention_flop(model, batch)
         return {
-            "prefill_experts": 2 * active / self.expert_flops,
+            "prefill_experts": 2 * active * loads.imbalance(tokens) / self.expert_flops,
             "prefill_read": beyond * self.expert_bytes / self.peaks.memory,
             "prefill_dense": 2 * tokens * self.dense_parameters / self.dense_flops,
             "prefill_attention": attention / parallel.tp / self.peaks.flops["bf16"],

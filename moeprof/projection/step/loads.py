@@ -1,0 +1,69 @@
+"""How many experts a step reads and how evenly ranks share its tokens, as the law of a step takes it.
+
+The constants were fitted with even routing as the reference, whatever the routing of the measured
+models was. So another routing counts by its ratio to even routing on as many ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+from moeprof.projection.routing import RoutingModel, Shape, StepLoad, UniformRouting
+from moeprof.trace import Phase
+
+
+class ExpertLoads(Protocol):
+    """Of steps of one deployment, by their tokens, mean over MoE layers."""
+
+    def distinct(self, tokens: float) -> float:
+        """Experts that a layer of the busiest rank reads."""
+
+    def imbalance(self, tokens: float) -> float:
+        """Assignments of a prompt's tokens on the busiest rank, over those of even routing."""
+
+
+@dataclass(frozen=True)
+class EvenLoads:
+    """Independent uniform choices, each of `ep` ranks the mean one: N/EP (1 - (1 - k/N)^T)."""
+
+    shape: Shape
+    ep: int
+
+    def distinct(self, tokens: float) -> float:
+        """Experts that a layer of a rank reads; none in a dense model."""
+        experts, top_k = self.shape.experts, self.shape.top_k
+        return experts / self.ep * (1 - (1 - top_k / experts) ** tokens) if experts else 0.0
+
+    def imbalance(self, tokens: float) -> float:
+        """The reference itself."""
+        return 1.0
+
+
+class RoutedLoads:
+    """A stated or recorded routing, relative to even routing on `ep` ranks."""
+
+    def __init__(self, routing: RoutingModel, ep: int) -> None:
+        self.routing, self.ep = routing, ep
+        self._even = EvenLoads(routing.shape, ep)
+        self._loads = cache(self._loads_of)
+
+    def distinct(self, tokens: float) -> float:
+        """As `ExpertLoads.distinct`."""
+        if not tokens:
+            return 0.0
+        here, even = self._loads(float(tokens), Phase.DECODE)
+        ratio = here.most_distinct.mean() / even.most_distinct.mean()
+        return self._even.distinct(tokens) * float(ratio)
+
+    def imbalance(self, tokens: float) -> float:
+        """As `ExpertLoads.imbalance`."""
+        if not tokens:
+            return 1.0
+        here, even = self._loads(float(tokens), Phase.PREFILL)
+        return here.imbalance / even.imbalance
+
+    def _loads_of(self, tokens: float, phase: Phase) -> tuple[StepLoad, StepLoad]:
+        even = UniformRouting(self.routing.shape).load(tokens, self.ep)
+        return self.routing.load(tokens, self.ep, phase=phase), even
