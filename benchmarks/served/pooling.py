@@ -81,9 +81,7 @@ class _Problem:
     def terms(self, unknown: Array) -> tuple[Array, Array]:
         """(log of the sum, share of each term), rows first."""
         count = len(self.start)
-        logs = self.start + unknown[:count] + self.member @ (
-            self.covers * unknown[count:, None]
-        )
+        logs = self.start + unknown[:count] + self.member @ (self.covers * unknown[count:, None])
         parts = self.amounts * np.exp(logs)
         whole = parts.sum(axis=1)
         return np.log(whole), parts / whole[:, None]

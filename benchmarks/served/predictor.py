@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.projection.calibration import Measured, calibrate_laws
 from moeprof.projection.closed_loop import (
-    FIRST_TOKEN_TERMS,
     first_token_amounts,
     steady_batch,
     token_amounts,
 )
-from moeprof.projection.laws import Band as Ends
-from moeprof.projection.laws import Laws
 from moeprof.projection.holding import running_limit
+from moeprof.projection.laws import Band as Ends
+from moeprof.projection.laws import Laws, familiarity
+from moeprof.projection.parallelism import Parallelism
 from moeprof.projection.speed import project_speed
 from moeprof.projection.step.groups import groups_of
 from moeprof.projection.step.pooled import PooledLaw
@@ -26,9 +28,11 @@ from moeprof.projection.table_row import row_deployment, row_traffic
 
 from .pooling import fit_law
 from .priors import FIRST_TOKEN, STEP
-from .rows import ServedRow
-from .splits import Split, leave_one_out, seeded_splits
-from .trial import Band, Forecast
+from .rows import ServedRow, moe_rows
+from .splits import Split, calibrated_splits, leave_one_out, seeded_splits
+from .trial import Band, Forecast, blank
+
+Array = NDArray[np.float64]
 
 _SOURCE = "InferenceX runs as carried by aiconfigurator-core 0.12.0, Apache-2.0"
 
@@ -37,8 +41,9 @@ class Case(NamedTuple):
     """A row as the law sees it."""
 
     groups: Mapping[str, str]
-    amounts: NDArray[np.float64]  # of one output token, one a term
+    amounts: Array  # of one output token, one a term
     running: float
+    parallelism: Parallelism
 
 
 @cache
@@ -47,14 +52,19 @@ def case_of(row: ServedRow) -> Case:
     deployment, traffic = row_deployment(_words(row)), row_traffic(_words(row))
     limit = running_limit(deployment, traffic)
     running = float(traffic.concurrency if limit is None else min(traffic.concurrency, limit))
-    batch = steady_batch(traffic, running, deployment.parallelism.dp)
+    batch = steady_batch(traffic, running, deployment.parallelism)
     step = work_of(deployment).amounts(batch)
-    return Case(groups_of(deployment), token_amounts(step, traffic, running), running)
+    return Case(
+        groups_of(deployment),
+        token_amounts(step, traffic, running),
+        running,
+        deployment.parallelism,
+    )
 
 
 def fit_laws(rows: Sequence[ServedRow]) -> Laws:
     """The two laws of `rows`, without bands."""
-    cases = [case_of(_blank(row)) for row in rows]
+    cases = [case_of(blank(row)) for row in rows]
     groups = [case.groups for case in cases]
     step = fit_law(
         STEP, np.array([case.amounts for case in cases]), groups, _seconds(rows, "tpot_ms")
@@ -64,15 +74,14 @@ def fit_laws(rows: Sequence[ServedRow]) -> Laws:
     return Laws(step, first, {}, _SOURCE)
 
 
-def with_bands(laws: Laws, rows: Sequence[ServedRow]) -> Laws:
-    """`laws` with bands from rows of `rows` held out at every distance."""
+def with_bands(laws: Laws, rows: Sequence[ServedRow], names: Collection[str]) -> Laws:
+    """`laws` with bands for the familiarities `names`, from rows of `rows` held out so far off."""
     bands: dict[str, dict[str, Ends]] = {"tpot": {}, "ttft": {}}
-    for name, splits in _distances(rows).items():
-        ratios = [_ratios(split) for split in splits]
-        for what, place in (("tpot", 0), ("ttft", 1)):
-            found = np.concatenate([each[place] for each in ratios])
+    for name in names:
+        tpot, ttft = _ratios(_distant(rows, name))
+        for what, found in (("tpot", tpot), ("ttft", ttft)):
             bands[what][name] = Ends(*np.exp(np.quantile(found, (0.1, 0.9))).tolist())
-    return Laws(laws.step, laws.first_token, bands, laws.source)
+    return replace(laws, bands=bands)
 
 
 class Projection:
@@ -82,10 +91,17 @@ class Projection:
 
     def fit(self, rows: Sequence[ServedRow]) -> None:
         """Forget what was fitted before."""
-        self.laws = with_bands(fit_laws(rows), rows)
+        self.rows = list(rows)
+        self.laws = fit_laws(rows)
+
+    def calibrate(self, rows: Sequence[ServedRow]) -> None:
+        """Correct the fit by a user's own rows."""
+        self.laws = _calibrated(self.laws, rows)
 
     def predict(self, rows: Sequence[ServedRow]) -> list[Forecast]:
         """One forecast a row."""
+        near = {familiarity(self.laws, case_of(row).groups) for row in rows}
+        self.laws = with_bands(self.laws, self.rows, sorted(near))
         return [self._forecast(row) for row in rows]
 
     def _forecast(self, row: ServedRow) -> Forecast:
@@ -97,58 +113,84 @@ class Projection:
         )
 
 
-def _distances(rows: Sequence[ServedRow]) -> dict[str, list[Split]]:
-    """Splits of `rows` at each of `laws.FAMILIARITIES`."""
-    level: Callable[[str], Callable[[ServedRow], str]] = lambda name: (
-        lambda row: case_of(_blank(row)).groups[name]
-    )
-    both = lambda row: (level("gpu")(row), level("model")(row))
-    strangers = []
-    for gpu, model in sorted({both(row) for row in rows}):
-        train = [row for row in rows if gpu != both(row)[0] and model != both(row)[1]]
-        test = [row for row in rows if (gpu, model) == both(row)]
+def _distant(rows: Sequence[ServedRow], name: str) -> list[Split]:
+    """Splits of `rows` at one of `laws.FAMILIARITIES`.
+
+    Dense models always fit and never judge: there are too few to leave one out.
+    """
+    dense, routed = [row for row in rows if row.dense], moe_rows(rows)
+    if name == "served":
+        splits = seeded_splits(routed)
+    elif name == "calibrated":
+        splits = calibrated_splits(routed, _level("served"), seeds=range(3))
+    elif name == "stranger":
+        splits = _strangers(routed)
+    else:
+        splits = leave_one_out(routed, _level("served" if name == "stack" else name))
+    return [split._replace(train=split.train + dense) for split in splits]
+
+
+def _level(name: str) -> Callable[[ServedRow], str]:
+    return lambda row: case_of(blank(row)).groups[name]
+
+
+def _strangers(rows: Sequence[ServedRow]) -> list[Split]:
+    """Every pair of GPU and model, predicted by rows of other GPUs and other models."""
+    gpu, model = _level("gpu"), _level("model")
+    splits = []
+    for here, name in sorted({(gpu(row), model(row)) for row in rows}):
+        train = [row for row in rows if gpu(row) != here and model(row) != name]
+        test = [row for row in rows if gpu(row) == here and model(row) == name]
         if train:
-            strangers.append(Split(f"{gpu}, {model}", train, test))
-    return {
-        "served": seeded_splits(rows),
-        "stack": leave_one_out(rows, level("served")),
-        "gpu": leave_one_out(rows, level("gpu")),
-        "model": leave_one_out(rows, level("model")),
-        "stranger": strangers,
-    }
+            splits.append(Split(f"{here}, {name}", train, test))
+    return splits
 
 
-def _ratios(split: Split) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logarithms of measured over predicted TPOT and TTFT, of the rows held out."""
-    laws = fit_laws(split.train)
-    tpot, ttft = [], []
-    for row in split.test:
-        case = case_of(_blank(row))
-        tpot.append(float(case.amounts @ laws.step.constants(case.groups)))
-        waits = _first_token(laws.step, row, case)
-        ttft.append(float(waits @ laws.first_token.constants(case.groups)))
+def _ratios(splits: Sequence[Split]) -> tuple[Array, Array]:
+    """Logarithms of measured over predicted TPOT and TTFT, of all rows held out."""
+    tpot: list[float] = []
+    ttft: list[float] = []
+    fitted: dict[frozenset[str], Laws] = {}
+    for split in splits:
+        key = frozenset(row.id for row in split.train)
+        if key not in fitted:
+            fitted = {key: fit_laws(split.train)}
+        laws = _calibrated(fitted[key], split.calibration)
+        for row in split.test:
+            first, token = _predicted_s(laws, row)
+            tpot.append(np.log((row.tpot_ms or 0) / 1e3 / token))
+            ttft.append(np.log((row.ttft_ms or 0) / 1e3 / first))
+    return np.array(tpot), np.array(ttft)
+
+
+def _predicted_s(laws: Laws, row: ServedRow) -> tuple[float, float]:
+    """(to the first token, a token)."""
+    case = case_of(blank(row))
+    waits = _first_token(laws.step, row, case)
     return (
-        np.log(_seconds(split.test, "tpot_ms") / tpot),
-        np.log(_seconds(split.test, "ttft_ms") / ttft),
+        float(waits @ laws.first_token.constants(case.groups)),
+        float(case.amounts @ laws.step.constants(case.groups)),
     )
 
 
-def _first_token(law: PooledLaw, row: ServedRow, case: Case) -> NDArray[np.float64]:
+def _calibrated(laws: Laws, rows: Sequence[ServedRow]) -> Laws:
+    return calibrate_laws(laws, [_measured(row) for row in rows]) if rows else laws
+
+
+def _measured(row: ServedRow) -> Measured:
+    words = _words(blank(row))
+    assert row.tpot_ms and row.ttft_ms
+    return Measured(row_deployment(words), row_traffic(words), row.tpot_ms / 1e3, row.ttft_ms / 1e3)
+
+
+def _first_token(law: PooledLaw, row: ServedRow, case: Case) -> Array:
     seconds = case.amounts * law.constants(case.groups)
-    return first_token_amounts(seconds, row_traffic(_words(row)), case.running, row.dp)
+    return first_token_amounts(seconds, row_traffic(_words(row)), case.running, case.parallelism)
 
 
-def _seconds(rows: Sequence[ServedRow], name: str) -> NDArray[np.float64]:
+def _seconds(rows: Sequence[ServedRow], name: str) -> Array:
     return np.array([getattr(row, name) for row in rows], np.float64) / 1e3
 
 
-def _blank(row: ServedRow) -> ServedRow:
-    from .trial import blank
-
-    return blank(row)
-
-
 def _words(row: ServedRow) -> dict[str, str]:
-    from dataclasses import asdict
-
     return {name: str(value) for name, value in asdict(row).items()}

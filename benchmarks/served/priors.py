@@ -11,9 +11,7 @@ from benchmarks.served.pooling import Prior
 from moeprof.projection.closed_loop import FIRST_TOKEN_TERMS
 from moeprof.projection.step.terms import TERM_NAMES, TERMS, Phase
 
-SCALES = {
-    phase.value: tuple(term.name for term in TERMS if term.phase is phase) for phase in Phase
-}
+SCALES = {phase.value: tuple(term.name for term in TERMS if term.phase is phase) for phase in Phase}
 
 _MEANS = {
     "step": (1.0, 0.7),
@@ -44,18 +42,32 @@ STEP = Prior(
     scales=SCALES,
     levels={
         "generation": {
-            "decode": 0.15, "prefill": 0.2, "layer": 0.2, "experts": 0.15, "reduce_latency": 0.2
+            "decode": 0.15,
+            "prefill": 0.2,
+            "layer": 0.2,
+            "experts": 0.15,
+            "reduce_latency": 0.2,
         },
         "gpu": {"decode": 0.066, "prefill": 0.044},
         "engine": {
-            "decode": 0.15, "prefill": 0.3, "step": 0.5, "layer": 0.55, "sequence": 0.5,
-            "experts": 0.2, "dense": 0.2, "reduce_latency": 0.3,
+            "decode": 0.15,
+            "prefill": 0.3,
+            "step": 0.5,
+            "layer": 0.55,
+            "sequence": 0.5,
+            "experts": 0.2,
+            "dense": 0.2,
+            "reduce_latency": 0.3,
         },
         "format": {"decode": 0.05, "prefill": 0.2, "dense": 0.2, "experts": 0.2, "kv": 0.3},
         "attention": {"layer": 0.15, "kv": 0.4, "prefill_attention": 0.4},
         "stack": {"decode": 0.1, "prefill": 0.2, "layer": 0.25, "experts": 0.25, "dense": 0.25},
         "model": {
-            "decode": 0.23, "prefill": 0.14, "layer": 0.38, "moe_layer": 0.38, "kv": 0.38,
+            "decode": 0.23,
+            "prefill": 0.14,
+            "layer": 0.38,
+            "moe_layer": 0.38,
+            "kv": 0.38,
             "prefill_experts": 0.3,
         },
         "served": {"decode": 0.12, "prefill": 0.315, "layer": 0.12, "experts": 0.12},

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from moeprof.errors import InputError
 from moeprof.projection.closed_loop import Traffic, closed_loop
 from moeprof.projection.deployment import Deployment
-from moeprof.projection.laws import Laws
 from moeprof.projection.holding import running_limit
+from moeprof.projection.laws import Laws
 from moeprof.projection.step.groups import groups_of
 from moeprof.projection.step.model import StepModel, step_model
 

@@ -1,8 +1,8 @@
 """Steady serving at a fixed number of requests: time per output token, time to the first one.
 
-Each request that ends is replaced at once, as published benchmarks do it. A step decodes all running
-sequences; the prompts of new requests are computed beside them, so that of every output token's time
-requests / output tokens prompts are a part (facts of queueing: all arrivals are departures).
+Each request that ends is replaced at once, as published benchmarks do it. A step decodes all
+running sequences, and prompts of new requests are computed beside them. As many requests come as
+go, so the time of an output token holds requests / output tokens prompts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.projection.parallelism import Parallelism
 from moeprof.projection.step.batch import Batch
 from moeprof.projection.step.model import StepModel, by_operation
 from moeprof.projection.step.terms import TERM_NAMES, TERMS, Phase
@@ -62,19 +63,25 @@ class ClosedLoop:
 
 
 def token_amounts(
-    amounts: NDArray[np.float64], traffic: Traffic, running: float
+    amounts: NDArray[np.float64], traffic: Traffic, running: float, stages: int = 1
 ) -> NDArray[np.float64]:
-    """From a step's amounts with one whole prompt beside it to those of one output token."""
+    """From a step's amounts with one whole prompt beside it to those of one output token.
+
+    A prompt holds a token up for one of `stages` pipeline stages at a time.
+    """
     chunks = ceil(traffic.input_len / CHUNK_TOKENS)
-    prompts = running / traffic.output_len
+    prompts = running / traffic.output_len / stages
     prefill = amounts * np.where(_ONCE_A_CHUNK, chunks, 1) * prompts
     return np.where(_DECODES, amounts / traffic.accepted, prefill)
 
 
-def steady_batch(traffic: Traffic, running: float, dp: int) -> Batch:
-    """The step of one group, with one prompt beside its share of `running` sequences."""
+def steady_batch(traffic: Traffic, running: float, parallelism: Parallelism) -> Batch:
+    """The step of one group, with one prompt beside its share of `running` sequences.
+
+    Pipeline stages each have a share of the sequences in hand, and a token passes all of them.
+    """
     return Batch(
-        decode=running / dp,
+        decode=running / parallelism.dp / parallelism.pp,
         context=traffic.input_len + traffic.output_len / 2,
         prefill=traffic.input_len,
         prefill_context=0,
@@ -84,16 +91,16 @@ def steady_batch(traffic: Traffic, running: float, dp: int) -> Batch:
 
 def closed_loop(model: StepModel, traffic: Traffic, limit: float | None) -> ClosedLoop:
     """Steady serving of `traffic`; `limit` is how many sequences the memory holds, if it does."""
-    dp = model.deployment.parallelism.dp
+    parallelism = model.deployment.parallelism
     running = float(traffic.concurrency if limit is None else min(traffic.concurrency, limit))
-    step = model.work.amounts(steady_batch(traffic, running, dp), model.loads)
-    seconds = model.constants * token_amounts(step, traffic, running)
-    amounts = first_token_amounts(seconds, traffic, running, dp)
+    step = model.work.amounts(steady_batch(traffic, running, parallelism), model.loads)
+    seconds = model.constants * token_amounts(step, traffic, running, parallelism.pp)
+    amounts = first_token_amounts(seconds, traffic, running, parallelism)
     return ClosedLoop(running, float(seconds.sum()), amounts, seconds)
 
 
 def first_token_amounts(
-    seconds: NDArray[np.float64], traffic: Traffic, running: float, dp: int
+    seconds: NDArray[np.float64], traffic: Traffic, running: float, parallelism: Parallelism
 ) -> NDArray[np.float64]:
     """What a first token waits for, in seconds, one a term of `FIRST_TOKEN_TERMS`.
 
@@ -101,7 +108,7 @@ def first_token_amounts(
     all arrived first half of the others' prompts; the prompts of others that end together, more
     the busier prompts keep the engine; and the end of others where memory is full.
     """
-    token, prompts = float(seconds.sum()), running / traffic.output_len
+    token, prompts = float(seconds.sum()), running / traffic.output_len / parallelism.pp
     prefill = float(seconds[~_DECODES].sum()) / prompts
     marginal = prefill - float(seconds[_ONCE_A_CHUNK].sum()) / prompts
     busy = prefill * prompts / token
@@ -112,7 +119,7 @@ def first_token_amounts(
             prefill,
             float(seconds[_DECODES].sum()) * traffic.accepted,
             (running - 1) / 2 * marginal / REQUESTS_PER_SLOT,
-            busy * prefill * (running / dp) ** 0.5,
+            busy * prefill * (running / parallelism.dp) ** 0.5,
             waiting * traffic.output_len * token * (1 - 1 / REQUESTS_PER_SLOT),
         ]
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.model import MoEModel, Precision, load_model, load_precision
+from moeprof.projection.memory import engine_names
 from moeprof.projection.parallelism import Parallelism
 from moeprof.result import Result
 
-ENGINES = ("vllm", "sglang", "trtllm", "llamacpp", "ktransformers")
+ENGINES = engine_names()
 DEFAULT_ENGINE = "vllm"
 
 
@@ -43,6 +44,7 @@ def plan_deployment(
     tp: int | None = None,
     ep: int = 1,
     dp: int = 1,
+    pp: int = 1,
     engine: str = DEFAULT_ENGINE,
     release: str | None = None,
     kv_dtype: str = "bf16",
@@ -50,19 +52,19 @@ def plan_deployment(
 ) -> Deployment:
     """A deployment from what a user writes.
 
-    `tp` is all GPUs over `dp` if None. Raises InputError, one line, for what cannot be.
+    `tp` is all GPUs over `dp` x `pp` if None. Raises InputError, one line, for what cannot be.
     """
     loaded, cluster = load_model(model), load_hardware(hardware)
-    if dp < 1:
-        raise InputError(f"dp must be a whole number of at least 1, not {dp!r}")
+    for name, value in (("dp", dp), ("pp", pp)):
+        if value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
     return Deployment(
         model=loaded,
         cluster=cluster,
         precision=load_precision(precision, loaded),
-        parallelism=Parallelism(tp=cluster.gpus // dp if tp is None else tp, ep=ep, dp=dp),
+        parallelism=Parallelism(each, ep, dp, pp),
         engine=engine,
         release=release or None,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
     )
-

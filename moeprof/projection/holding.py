@@ -35,6 +35,8 @@ def _ledger(deployment: Deployment, tokens: int, sequences: int, mtp: bool) -> M
         tp=parallel.tp,
         ep=parallel.ep,
         dp=parallel.dp,
+        pp=parallel.pp,
+        engine=deployment.engine,
         kv_dtype=deployment.kv_dtype,
         index_dtype=deployment.index_dtype,
         tokens=tokens,

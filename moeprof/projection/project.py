@@ -13,8 +13,8 @@ from moeprof.projection.bounds import decode_bound, decode_read_bytes
 from moeprof.projection.closed_loop import Traffic
 from moeprof.projection.cost import cost_per_million
 from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
-from moeprof.projection.laws import Laws
 from moeprof.projection.holding import deployment_ledger
+from moeprof.projection.laws import Laws
 from moeprof.projection.memory import MemoryLedger
 from moeprof.projection.speed import Speed, project_speed
 from moeprof.projection.step.loads import ExpertLoads
@@ -119,15 +119,15 @@ def _answer(
         fits=ledger.fits,
         memory=sizes | {"total": ledger.total.value},
         max_concurrency=None if most is None else most * deployment.parallelism.dp,
-        tpot_ms=speed and speed.tpot_ms,
-        ttft_ms=speed and speed.ttft_ms,
-        output_tok_s=speed and speed.output_tok_s,
-        total_tok_s=speed and speed.total_tok_s,
-        running=speed and speed.running,
+        tpot_ms=speed.tpot_ms if speed else None,
+        ttft_ms=speed.ttft_ms if speed else None,
+        output_tok_s=speed.output_tok_s if speed else None,
+        total_tok_s=speed.total_tok_s if speed else None,
+        running=speed.running if speed else None,
         operations=speed.operations if speed else {},
         share=speed.share if speed else {},
-        familiarity=speed and speed.familiarity,
-        cost_per_million_tokens=speed and cost_per_million(cluster, speed.output_tok_s),
+        familiarity=speed.familiarity if speed else None,
+        cost_per_million_tokens=cost_per_million(cluster, speed.output_tok_s) if speed else None,
         ledger=ledger,
         decode_read=decode_read_bytes(model, precision, model.top_k),
         decode_bound=decode_bound(model, cluster, precision, model.top_k),

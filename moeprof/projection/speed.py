@@ -10,8 +10,8 @@ from moeprof.projection.deployment import Deployment
 from moeprof.projection.holding import running_limit
 from moeprof.projection.laws import FAMILIARITIES, Laws, familiarity, provenance_of, shipped_laws
 from moeprof.projection.step.groups import groups_of
-from moeprof.projection.step.model import step_model
 from moeprof.projection.step.loads import ExpertLoads
+from moeprof.projection.step.model import step_model
 from moeprof.quantity import Quantity
 from moeprof.result import Result
 
@@ -91,5 +91,3 @@ def _with_bands(
 def _ends(value: float, laws: Laws, what: str, near: str) -> tuple[float, float]:
     band = laws.bands[what][near]
     return value * band.low, value * band.high
-
-

@@ -34,9 +34,13 @@ def attended_bytes(deployment: Deployment, cache: SequenceCache, context: float)
     chosen = chosen_tokens(model)
     if chosen is None or model.indexer is None:
         length = int(context)
-        return states + model.cache_bytes_per_sequence_per_rank(
-            length, tp, deployment.kv_dtype, deployment.index_dtype
-        ) - cache.state_bytes
+        return (
+            states
+            + model.cache_bytes_per_sequence_per_rank(
+                length, tp, deployment.kv_dtype, deployment.index_dtype
+            )
+            - cache.state_bytes
+        )
     index = model.indexer.layers * weight_format(deployment.index_dtype).tensor_bytes(
         (model.indexer.head_dim,)
     )

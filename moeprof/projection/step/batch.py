@@ -31,6 +31,6 @@ class Batch:
                 raise InputError(f"{name} of a batch is {value}, it must be at least 0")
 
     @property
-    def tokens(self) -> int:
+    def tokens(self) -> float:
         """Tokens that go through every layer in this step."""
         return self.decode * (1 + self.draft_tokens) + self.prefill

@@ -12,8 +12,6 @@ _GENERATIONS = {
 }
 _MEASURED = {gpu: name for name, gpus in _GENERATIONS.items() for gpu in gpus}
 
-LEVELS = ("generation", "gpu", "engine", "format", "attention", "stack", "model", "served", "release")
-
 
 def groups_of(deployment: Deployment) -> dict[str, str]:
     """Level -> group. A stack is an engine's kernels for a format on a generation of GPUs."""

@@ -1,4 +1,4 @@
-"""How many experts a step reads and how evenly ranks share its tokens, as the law of a step takes it.
+"""How many experts a step reads and how evenly ranks share its tokens, as its law takes them.
 
 The constants were fitted with even routing as the reference, whatever the routing of the measured
 models was. So another routing counts by its ratio to even routing on as many ranks.

@@ -90,9 +90,7 @@ def _link(cluster: Cluster) -> float:
     for name in ("scale_up_bytes_per_s", "host_link_effective_bytes_per_s"):
         if name in cluster.profile.figures:
             return cluster.profile.figure(name).value
-    raise InputError(
-        f"{cluster.name}: no link joins its GPUs; name one: {cluster.name}+pcie5-x16"
-    )
+    raise InputError(f"{cluster.name}: no link joins its GPUs; name one: {cluster.name}+pcie5-x16")
 
 
 def _figure(gpu: HardwareProfile, name: str, otherwise: float) -> float:

@@ -8,16 +8,16 @@ from math import log2
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.model import TENSOR_CLASSES
 from moeprof.projection.deployment import Deployment
-from moeprof.projection.routing import shape_of
 from moeprof.projection.memory.sequence_cache import SequenceCache
+from moeprof.projection.routing import shape_of
 from moeprof.projection.step.attending import attended_bytes, attention_flop
 from moeprof.projection.step.batch import Batch
 from moeprof.projection.step.groups import weights_format
 from moeprof.projection.step.loads import EvenLoads, ExpertLoads
 from moeprof.projection.step.rates import Peaks, peak_flops, peaks_of
 from moeprof.projection.step.terms import TERM_NAMES
-from moeprof.projection.memory.weights import rank_weights
 
 _DENSE_CLASSES = ("attention", "shared", "dense", "indexer")
 _ACTIVATION_BYTES = 2  # BF16 between layers
@@ -81,8 +81,12 @@ class Work:
             "reduce_latency": self._reduces() * peaks.reduce_latency_s * log2(parallel.tp) / 3,
             "reduce": self._reduced(tokens),
             "dispatch_latency": dispatched * 1e-6,
-            "dispatch": dispatched * tokens * model.top_k * model.hidden_size
-            * _DISPATCH_BYTES / peaks.exchange,
+            "dispatch": dispatched
+            * tokens
+            * model.top_k
+            * model.hidden_size
+            * _DISPATCH_BYTES
+            / peaks.exchange,
             "expert_parallel": moe_layers * 1e-6 * (parallel.ep > 1),
         }
 
@@ -91,7 +95,7 @@ class Work:
         if not tokens:
             return {}
         decoding = batch.decode * (1 + batch.draft_tokens) * parallel.dp
-        active = tokens * model.top_k * self.expert_parameters / parallel.ranks
+        active = tokens * model.top_k * self.expert_parameters / parallel.stage_ranks
         beyond = max(0.0, loads.distinct(decoding + tokens) - loads.distinct(decoding))
         attention = attention_flop(model, batch)
         return {
@@ -118,16 +122,13 @@ class Work:
 def work_of(deployment: Deployment) -> Work:
     """The work of `deployment`. Raises InputError where the profile lacks bandwidth or FLOP/s."""
     model, precision = deployment.model, deployment.precision
-    parallel = deployment.parallelism
-    sizes = {
-        name: size.value for name, size in rank_weights(model, precision, parallel).items()
-    }
+    parallel, sizes = deployment.parallelism, _rank_bytes(deployment)
     counts = model.parameters
     experts = model.experts or 1
     layers = "attention" if model.experts else "dense"
     return Work(
         deployment=deployment,
-        peaks=peaks_of(deployment.cluster, parallel.ranks),
+        peaks=peaks_of(deployment.cluster, parallel.stage_ranks),
         cache=SequenceCache(model, parallel.tp, deployment.kv_dtype, deployment.index_dtype),
         dense_bytes=sum(sizes[name] for name in _DENSE_CLASSES),
         head_bytes=sizes["embedding" if model.tied_embeddings else "head"],
@@ -137,3 +138,13 @@ def work_of(deployment: Deployment) -> Work:
         dense_flops=peak_flops(deployment.cluster.profile, precision.formats[layers]),
         expert_flops=peak_flops(deployment.cluster.profile, weights_format(deployment).name),
     )
+
+
+def _rank_bytes(deployment: Deployment) -> dict[str, int]:
+    """Bytes of each class of tensors on a rank, all stages together."""
+    sizes = dict.fromkeys(TENSOR_CLASSES, 0)
+    for group in deployment.model.counted_tensors():
+        whole = deployment.precision.group_bytes(group)
+        on_rank = deployment.parallelism.rank_bytes(deployment.model, group, whole)
+        sizes[group.tensor_class] += on_rank
+    return sizes
