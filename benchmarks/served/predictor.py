@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from moeprof.projection.calibration import Measured, calibrate_laws
 from moeprof.projection.closed_loop import (
-    first_token_amounts,
+    Traffic,
+    loop_of,
+    running_of,
     steady_batch,
     token_amounts,
 )
@@ -41,25 +43,31 @@ class Case(NamedTuple):
     """A row as the law sees it."""
 
     groups: Mapping[str, str]
-    amounts: Array  # of one output token, one a term
+    amounts: Array  # of a step with one whole prompt beside it, one a term
     running: float
     parallelism: Parallelism
+    traffic: Traffic
+
+    @property
+    def token(self) -> Array:
+        """Amounts of one output token."""
+        return token_amounts(self.amounts, self.traffic, self.running, self.parallelism.pp)
+
+    def waits(self, law: PooledLaw) -> Array:
+        """Of a first token, one a term of its law."""
+        constants = law.constants(self.groups)
+        loop = loop_of(constants, self.amounts, self.traffic, self.running, self.parallelism)
+        return loop.ttft_amounts
 
 
 @cache
 def case_of(row: ServedRow) -> Case:
     """Independent of what was measured."""
     deployment, traffic = row_deployment(_words(row)), row_traffic(_words(row))
-    limit = running_limit(deployment, traffic)
-    running = float(traffic.concurrency if limit is None else min(traffic.concurrency, limit))
+    running = running_of(traffic, running_limit(deployment, traffic))
     batch = steady_batch(traffic, running, deployment.parallelism)
-    step = work_of(deployment).amounts(batch)
-    return Case(
-        groups_of(deployment),
-        token_amounts(step, traffic, running),
-        running,
-        deployment.parallelism,
-    )
+    amounts = work_of(deployment).amounts(batch)
+    return Case(groups_of(deployment), amounts, running, deployment.parallelism, traffic)
 
 
 def fit_laws(rows: Sequence[ServedRow]) -> Laws:
@@ -67,9 +75,9 @@ def fit_laws(rows: Sequence[ServedRow]) -> Laws:
     cases = [case_of(blank(row)) for row in rows]
     groups = [case.groups for case in cases]
     step = fit_law(
-        STEP, np.array([case.amounts for case in cases]), groups, _seconds(rows, "tpot_ms")
+        STEP, np.array([case.token for case in cases]), groups, _seconds(rows, "tpot_ms")
     )
-    waits = np.array([_first_token(step, row, case) for row, case in zip(rows, cases, strict=True)])
+    waits = np.array([case.waits(step) for case in cases])
     first = fit_law(FIRST_TOKEN, waits, groups, _seconds(rows, "ttft_ms"))
     return Laws(step, first, {}, _SOURCE)
 
@@ -166,10 +174,9 @@ def _ratios(splits: Sequence[Split]) -> tuple[Array, Array]:
 def _predicted_s(laws: Laws, row: ServedRow) -> tuple[float, float]:
     """(to the first token, a token)."""
     case = case_of(blank(row))
-    waits = _first_token(laws.step, row, case)
     return (
-        float(waits @ laws.first_token.constants(case.groups)),
-        float(case.amounts @ laws.step.constants(case.groups)),
+        float(case.waits(laws.step) @ laws.first_token.constants(case.groups)),
+        float(case.token @ laws.step.constants(case.groups)),
     )
 
 
@@ -183,14 +190,9 @@ def _measured(row: ServedRow) -> Measured:
     return Measured(row_deployment(words), row_traffic(words), row.tpot_ms / 1e3, row.ttft_ms / 1e3)
 
 
-def _first_token(law: PooledLaw, row: ServedRow, case: Case) -> Array:
-    seconds = case.amounts * law.constants(case.groups)
-    return first_token_amounts(seconds, row_traffic(_words(row)), case.running, case.parallelism)
-
-
 def _seconds(rows: Sequence[ServedRow], name: str) -> Array:
     return np.array([getattr(row, name) for row in rows], np.float64) / 1e3
 
 
 def _words(row: ServedRow) -> dict[str, str]:
-    return {name: str(value) for name, value in asdict(row).items()}
+    return {name: "" if value is None else str(value) for name, value in asdict(row).items()}

@@ -58,6 +58,7 @@ def plan_deployment(
     for name, value in (("dp", dp), ("pp", pp)):
         if value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+    each = max(1, cluster.gpus // (dp * pp)) if tp is None else tp
     return Deployment(
         model=loaded,
         cluster=cluster,

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moeprof.errors import InputError
 from moeprof.hardware import Cluster
 from moeprof.model import MoEModel, Precision
 from moeprof.projection.bounds import decode_bound, decode_read_bytes
-from moeprof.projection.closed_loop import Traffic
+from moeprof.projection.closed_loop import Traffic, check_traffic
 from moeprof.projection.cost import cost_per_million
 from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
 from moeprof.projection.holding import deployment_ledger
@@ -71,6 +70,7 @@ def project_deployment(
     output_len: int = 0,
     draft_tokens: int = 0,
     accepted: float = 1.0,
+    cached_len: int = 0,
     mtp: bool = False,
     laws: Laws | None = None,
     loads: ExpertLoads | None = None,
@@ -78,13 +78,13 @@ def project_deployment(
     """Memory and speed of `model` on `hardware` with `concurrency` requests at a time.
 
     Every request has `input_len` prompt and `output_len` generated tokens, and is replaced when it
-    ends. `tp` is all GPUs over `dp` if None. With speculative decoding a step computes
-    `draft_tokens` more a sequence and yields `accepted` tokens on average. `mtp` loads the modules
+    ends; `cached_len` of its prompt tokens are in the cache. `tp` is all GPUs over `dp` if None.
+    With speculative decoding a step computes `draft_tokens` more a sequence and yields `accepted`
+    tokens on average. `mtp` loads the modules
     for multi-token prediction. `laws` are the shipped ones, or calibrated ones; `loads` the
     experts that steps read, those of even routing if None. Raises InputError for
     values out of range; what does not fit is an answer, not an error.
     """
-    _check(concurrency, input_len, output_len, draft_tokens, accepted)
     deployment = plan_deployment(
         model,
         hardware,
@@ -97,7 +97,8 @@ def project_deployment(
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
     )
-    traffic = Traffic(concurrency, input_len, output_len, draft_tokens, accepted)
+    traffic = Traffic(concurrency, input_len, output_len, draft_tokens, accepted, cached_len)
+    check_traffic(traffic)
     ledger = deployment_ledger(deployment, traffic, mtp=mtp)
     speed = None
     if input_len and output_len:
@@ -132,19 +133,3 @@ def _answer(
         decode_read=decode_read_bytes(model, precision, model.top_k),
         decode_bound=decode_bound(model, cluster, precision, model.top_k),
     )
-
-
-def _check(
-    concurrency: int, input_len: int, output_len: int, draft_tokens: int, accepted: float
-) -> None:
-    if concurrency < 1:
-        raise InputError(f"concurrency is {concurrency}, it must be at least 1")
-    lengths = {"input_len": input_len, "output_len": output_len, "draft_tokens": draft_tokens}
-    for name, value in lengths.items():
-        if value < 0:
-            raise InputError(f"{name} is {value}, it must be at least 0")
-    if not 1 <= accepted <= 1 + draft_tokens:  # also refuses NaN
-        raise InputError(
-            f"accepted is {accepted}: a step with {draft_tokens} draft tokens yields 1 to "
-            f"{1 + draft_tokens} tokens"
-        )

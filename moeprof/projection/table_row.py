@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -15,7 +16,7 @@ from moeprof.model import (
     precision_names,
     weight_format,
 )
-from moeprof.projection.closed_loop import Traffic
+from moeprof.projection.closed_loop import Traffic, check_traffic
 from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
 from moeprof.projection.holding import deployment_ledger
 
@@ -55,12 +56,22 @@ def row_deployment(row: Mapping[str, str]) -> Deployment:
 
 
 def row_traffic(row: Mapping[str, str]) -> Traffic:
-    """The load of `row`: concurrency, input_len and output_len. Raises InputError by column."""
-    return Traffic(
+    """The load of `row`: concurrency, input_len and output_len.
+
+    Beside them, where the row has them: cached_len (prompt tokens in the cache), draft_tokens (or
+    k=N in draft) and acceptance_len of speculative decoding. Raises InputError by column.
+    """
+    drafted = re.search(r"\bk=(\d+)", row.get("draft") or "")
+    traffic = Traffic(
         concurrency=_count(row, "concurrency"),
         input_len=_count(row, "input_len"),
         output_len=_count(row, "output_len"),
+        draft_tokens=int(drafted[1]) if drafted else _count(row, "draft_tokens", 0, least=0),
+        accepted=_accepted(row),
+        cached_len=_count(row, "cached_len", 0, least=0),
     )
+    check_traffic(traffic)
+    return traffic
 
 
 def row_fits(deployment: Deployment, traffic: Traffic) -> bool:
@@ -99,14 +110,24 @@ def _word(row: Mapping[str, str], column: str) -> str:
     return value
 
 
-def _count(row: Mapping[str, str], column: str, otherwise: int | None = None) -> int:
+def _count(
+    row: Mapping[str, str], column: str, otherwise: int | None = None, *, least: int = 1
+) -> int:
     text = (row.get(column) or "").strip()
     if not text and otherwise is not None:
         return otherwise
     try:
-        value = int(float(text))
-    except (ValueError, OverflowError):
-        raise InputError(f"{column}: '{text}' is not a whole number of at least 1") from None
-    if value < 1 or value != float(text):
-        raise InputError(f"{column}: '{text}' is not a whole number of at least 1")
-    return value
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not (value >= least and value.is_integer()):  # also refuses NaN
+        raise InputError(f"{column}: '{text}' is not a whole number of at least {least}")
+    return int(value)
+
+
+def _accepted(row: Mapping[str, str]) -> float:
+    text = (row.get("acceptance_len") or "1").strip()
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"acceptance_len: '{text}' is not a number") from None
