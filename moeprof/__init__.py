@@ -47,7 +47,15 @@ if TYPE_CHECKING:
     from moeprof.placement.replay import judge_placements
     from moeprof.placement.study import study_placement
     from moeprof.placement.sweep import sweep_redundancy
-    from moeprof.projection import project_deployment, project_memory
+    from moeprof.projection import (
+        calibrate_laws,
+        project_deployment,
+        project_memory,
+        project_table,
+        read_measured,
+        recorded_loads,
+        shipped_laws,
+    )
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
     from moeprof.synth import (
@@ -121,6 +129,11 @@ _HOMES = {
     "place_trace": "placement",
     "probe_hardware": "hardware.probe",
     "project_deployment": "projection",
+    "project_table": "projection",
+    "calibrate_laws": "projection",
+    "read_measured": "projection",
+    "recorded_loads": "projection",
+    "shipped_laws": "projection",
     "project_memory": "projection",
     "read_plan": "placement",
     "rebatch": "trace",
@@ -160,6 +173,7 @@ __all__ = [
     "analyze_load",
     "analyze_locality",
     "analyze_specialization",
+    "calibrate_laws",
     "capture_transformers",
     "describe_hardware",
     "describe_model",
@@ -188,14 +202,18 @@ __all__ = [
     "probe_hardware",
     "project_deployment",
     "project_memory",
+    "project_table",
+    "read_measured",
     "read_plan",
     "rebatch",
     "record",
+    "recorded_loads",
     "redact_trace",
     "replay_cache",
     "replay_prefetch",
     "run_demo",
     "sampling_error",
+    "shipped_laws",
     "slice_trace",
     "solve_placement",
     "study_placement",

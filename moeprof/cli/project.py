@@ -1,61 +1,137 @@
-"""Will it fit? Memory of the fullest rank by tensor class, and an upper bound on decode speed.
+"""Will it fit, how fast, at what cost? One deployment, or a table of them.
 
-MODEL is a preset name, a config.json or its folder. Ends with 4 when it does not fit.
+MODEL is a preset name, a hub id of one, a config.json or its folder. Ends with 4 when it does not
+fit. Times and rates are those of steady serving with 80 % bands.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
-from moeprof.errors import InfeasibleError
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
+from moeprof.cli.limits import parse_bytes
+from moeprof.cli.traces import open_and_warn
+from moeprof.errors import InfeasibleError, InputError
 from moeprof.hardware import hardware_files
-from moeprof.projection import DeploymentProjection, project_deployment
-from moeprof.report.text import projection_text
+from moeprof.model import load_model
+from moeprof.projection import (
+    Laws,
+    calibrate_laws,
+    project_deployment,
+    project_table,
+    read_measured,
+    recorded_loads,
+    shipped_laws,
+)
+from moeprof.report.text import projected_table_text, projection_text
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    hardware: Annotated[str, typer.Option(help="GPUs: 8xh200, 2x8xb200 or a TOML file.")],
+    model: Annotated[str | None, typer.Argument(metavar="MODEL")] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="GPUs: 8xh200, 2x8xb200 or a TOML file.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="Checkpoint: bf16, mxfp8, nvfp4, ... or a weight format.")
     ] = "bf16",
-    tp: Annotated[int | None, typer.Option(help="Tensor parallel; all GPUs over dp.")] = None,
+    tp: Annotated[int | None, typer.Option(help="Tensor parallel; all GPUs over dp x pp.")] = None,
     ep: Annotated[int, typer.Option(help="Ways that experts go to ranks whole.")] = 1,
     dp: Annotated[int, typer.Option(help="Data-parallel groups.")] = 1,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    engine: Annotated[str, typer.Option(help="vllm, sglang, trtllm, llamacpp, ...")] = "vllm",
+    engine_version: Annotated[str | None, typer.Option(help="Release of the engine.")] = None,
     kv_dtype: Annotated[str, typer.Option(help="Format of the KV cache.")] = "bf16",
     index_dtype: Annotated[str, typer.Option(help="Format of the index-key cache.")] = "bf16",
     concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 1,
-    input_len: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 0,
-    output_len: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 0,
+    input_len: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 1024,
+    output_len: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 1024,
+    cached_len: Annotated[int, typer.Option(help="Prompt tokens that are in the cache.")] = 0,
+    utilization: Annotated[
+        float | None,
+        typer.Option("--gpu-memory-utilization", help="Share of the card; the engine's own."),
+    ] = None,
+    redundant: Annotated[int, typer.Option(help="Second copies of experts a layer.")] = 0,
+    cache_slots: Annotated[
+        int | None, typer.Option(help="Experts a layer on the GPUs, the rest in host memory.")
+    ] = None,
+    ram: Annotated[str | None, typer.Option(help="Host memory of a node, 512GiB.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Draft model, such as eagle3-gqa.")] = None,
+    draft_tokens: Annotated[int, typer.Option(help="Tokens drafted a step.")] = 0,
+    acceptance_len: Annotated[
+        float, typer.Option(help="Tokens a step yields, the drafted and accepted ones too.")
+    ] = 1.0,
     mtp: Annotated[
         bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="T", help="A recording: which experts steps read.")
+    ] = None,
+    transfer: Annotated[
+        str | None, typer.Option(help="How a recording of another model is carried over.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV of 2 to 5 of your own measurements.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Many deployments, a row each.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="OUT.csv", help="Of --table.")] = None,
+    force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
-) -> Answer[DeploymentProjection]:
+) -> Answer[Any]:
     """Run the command."""
+    laws = _laws(calibrate)
+    if table is not None:
+        if output is None or model is not None:
+            raise InputError("--table takes --output OUT.csv, and no MODEL: its rows name them")
+        done = project_table(table, output, laws=laws, force=force)
+        return Answer(done, projected_table_text, json, inputs=_files(table, calibrate))
+    if model is None or hardware is None:
+        raise InputError("MODEL and --hardware are missing: project minimax-m3 --hardware 8xh200")
+    loaded = load_model(model)
+    loads = None
+    if trace is not None:
+        loads = recorded_loads(open_and_warn(trace, quiet), loaded, ep=ep, transfer=transfer)
     projection = project_deployment(
-        model,
+        loaded,
         hardware,
         precision=precision,
         tp=tp,
         ep=ep,
         dp=dp,
+        pp=pp,
+        engine=engine,
+        release=engine_version,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
         concurrency=concurrency,
         input_len=input_len,
         output_len=output_len,
+        cached_len=cached_len,
+        draft_tokens=draft_tokens,
+        accepted=acceptance_len,
+        utilization=utilization,
+        redundant=redundant,
+        cache_slots=cache_slots,
+        ram_bytes=parse_bytes(ram, "--ram"),
+        draft=draft,
         mtp=mtp,
+        laws=laws,
+        loads=loads,
     )
     code = 0 if projection.fits else InfeasibleError.exit_code
-    return Answer(
-        projection,
-        projection_text,
-        json,
-        inputs=[*files_of(model), *hardware_files(hardware)],
-        exit_code=code,
-    )
+    inputs = [*files_of(model), *hardware_files(hardware), *_files(calibrate, trace)]
+    return Answer(projection, projection_text, json, inputs=inputs, exit_code=code)
+
+
+def _laws(calibrate: Path | None) -> Laws:
+    laws = shipped_laws()
+    return laws if calibrate is None else calibrate_laws(laws, read_measured(calibrate))
+
+
+def _files(*named: Path | None) -> list[Path]:
+    return [path for path in named if path is not None]

@@ -9,7 +9,6 @@ from moeprof.errors import ModelError
 from moeprof.model.moe_model import MoEModel
 from moeprof.model.presets import near_presets, preset_names
 
-
 # What hub ids append to a model's name without changing its shape: training, date, precision.
 _VARIANT = re.compile(
     r"(-(instruct|chat|base|it|hf|thinking|text|exp|terminus|\d{4}|bf16|fp8|fp4|mxfp8|mxfp4|"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from moeprof.errors import InputError
@@ -18,8 +18,22 @@ DEFAULT_ENGINE = "vllm"
 
 
 @dataclass(frozen=True)
+class Held(Result):
+    """What GPUs hold beside one copy of the weights, or not at all: see `project_memory`."""
+
+    utilization: float | None = None
+    redundant: int = 0
+    cache_slots: int | None = None
+    ram_bytes: int | None = None
+    draft: str | None = None
+    mtp: bool = False
+
+
+@dataclass(frozen=True)
 class Deployment(Result):
-    """One way to serve a model. `release` is the engine's version, where it is known."""
+    """One way to serve a model. `release` is the engine's version, where it is known; `pad_heads`
+    allows a `tp` that does not divide the attention heads.
+    """
 
     model: MoEModel
     cluster: Cluster
@@ -29,11 +43,13 @@ class Deployment(Result):
     release: str | None = None
     kv_dtype: str = "bf16"
     index_dtype: str = "bf16"
+    held: Held = field(default_factory=Held)
+    pad_heads: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise InputError(f"engine '{self.engine}' is not one of {', '.join(ENGINES)}")
-        self.parallelism.check_fits_shape(self.model, self.cluster.gpus)
+        self.parallelism.check_fits_shape(self.model, self.cluster.gpus, self.pad_heads)
 
 
 def plan_deployment(
@@ -49,6 +65,8 @@ def plan_deployment(
     release: str | None = None,
     kv_dtype: str = "bf16",
     index_dtype: str = "bf16",
+    held: Held | None = None,
+    pad_heads: bool = False,
 ) -> Deployment:
     """A deployment from what a user writes.
 
@@ -68,4 +86,6 @@ def plan_deployment(
         release=release or None,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
+        held=held or Held(),
+        pad_heads=pad_heads,
     )

@@ -7,13 +7,11 @@ from moeprof.projection.deployment import Deployment
 from moeprof.projection.memory import MemoryLedger, project_memory
 
 
-def deployment_ledger(
-    deployment: Deployment, traffic: Traffic, *, mtp: bool = False
-) -> MemoryLedger:
+def deployment_ledger(deployment: Deployment, traffic: Traffic) -> MemoryLedger:
     """The ledger of the fullest rank with every request at its full length."""
     sequences = -(-traffic.concurrency // deployment.parallelism.dp)
     length = traffic.input_len + traffic.output_len
-    return _ledger(deployment, sequences * length, sequences, mtp)
+    return _ledger(deployment, sequences * length, sequences)
 
 
 def running_limit(deployment: Deployment, traffic: Traffic) -> float | None:
@@ -22,12 +20,12 @@ def running_limit(deployment: Deployment, traffic: Traffic) -> float | None:
     None where not even the weights fit: then the ledger says so, and the speed is that of a card
     with more memory.
     """
-    ledger = _ledger(deployment, traffic.input_len + traffic.output_len // 2, 1, False)
+    ledger = _ledger(deployment, traffic.input_len + traffic.output_len // 2, 1)
     return float(ledger.max_sequences * deployment.parallelism.dp) if ledger.max_sequences else None
 
 
-def _ledger(deployment: Deployment, tokens: int, sequences: int, mtp: bool) -> MemoryLedger:
-    parallel = deployment.parallelism
+def _ledger(deployment: Deployment, tokens: int, sequences: int) -> MemoryLedger:
+    parallel, held = deployment.parallelism, deployment.held
     return project_memory(
         deployment.model,
         deployment.cluster,
@@ -36,10 +34,16 @@ def _ledger(deployment: Deployment, tokens: int, sequences: int, mtp: bool) -> M
         ep=parallel.ep,
         dp=parallel.dp,
         pp=parallel.pp,
-        engine=deployment.engine,
+        pad_heads=deployment.pad_heads,
         kv_dtype=deployment.kv_dtype,
         index_dtype=deployment.index_dtype,
         tokens=tokens,
         sequences=sequences,
-        mtp=mtp,
+        engine=deployment.engine,
+        utilization=held.utilization,
+        redundant=held.redundant,
+        cache_slots=held.cache_slots,
+        ram_bytes=held.ram_bytes,
+        mtp=held.mtp,
+        draft=held.draft,
     )

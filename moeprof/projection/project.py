@@ -11,7 +11,7 @@ from moeprof.model import MoEModel, Precision
 from moeprof.projection.bounds import decode_bound, decode_read_bytes
 from moeprof.projection.closed_loop import Traffic, check_traffic
 from moeprof.projection.cost import cost_per_million
-from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
+from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, Held, plan_deployment
 from moeprof.projection.holding import deployment_ledger
 from moeprof.projection.laws import Laws
 from moeprof.projection.memory import MemoryLedger
@@ -27,9 +27,10 @@ class DeploymentProjection(Result):
 
     `memory` holds bytes by class and their `total`; `ledger` the same with provenance and source.
     `max_concurrency` is how many requests of this length fit at a time, with their KV and states.
-    Times and rates have 80 % bands; they are None where no output length was asked for. `share`
-    is the part of an output token's time that each operation takes, `operations` the
-    milliseconds. What does not fit has a speed all the same: that of a card with more memory.
+    Times and rates have 80 % bands; they are None where no lengths were asked for, and where
+    experts stand in host memory: `plan_offload` answers then. `share` is the part of an output
+    token's time that each operation takes, `operations` the milliseconds. What
+    does not fit has a speed all the same: that of a card with more memory.
     """
 
     concurrency: int
@@ -61,6 +62,7 @@ def project_deployment(
     tp: int | None = None,
     ep: int = 1,
     dp: int = 1,
+    pp: int = 1,
     engine: str = DEFAULT_ENGINE,
     release: str | None = None,
     kv_dtype: str = "bf16",
@@ -71,6 +73,11 @@ def project_deployment(
     draft_tokens: int = 0,
     accepted: float = 1.0,
     cached_len: int = 0,
+    utilization: float | None = None,
+    redundant: int = 0,
+    cache_slots: int | None = None,
+    ram_bytes: int | None = None,
+    draft: str | None = None,
     mtp: bool = False,
     laws: Laws | None = None,
     loads: ExpertLoads | None = None,
@@ -78,12 +85,11 @@ def project_deployment(
     """Memory and speed of `model` on `hardware` with `concurrency` requests at a time.
 
     Every request has `input_len` prompt and `output_len` generated tokens, and is replaced when it
-    ends; `cached_len` of its prompt tokens are in the cache. `tp` is all GPUs over `dp` if None.
-    With speculative decoding a step computes `draft_tokens` more a sequence and yields `accepted`
-    tokens on average. `mtp` loads the modules
-    for multi-token prediction. `laws` are the shipped ones, or calibrated ones; `loads` the
-    experts that steps read, those of even routing if None. Raises InputError for
-    values out of range; what does not fit is an answer, not an error.
+    ends; `cached_len` of its prompt tokens are in the cache. `tp` is all GPUs over `dp` x `pp` if
+    None. With speculative decoding a step computes `draft_tokens` more a sequence and yields
+    `accepted` tokens on average. What GPUs hold beside is as in `project_memory`. `laws` are the
+    shipped ones, or calibrated ones; `loads` the experts that steps read, those of even routing if
+    None. Raises InputError for values out of range; what does not fit is an answer, not an error.
     """
     deployment = plan_deployment(
         model,
@@ -92,16 +98,18 @@ def project_deployment(
         tp=tp,
         ep=ep,
         dp=dp,
+        pp=pp,
         engine=engine,
         release=release,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
+        held=Held(utilization, redundant, cache_slots, ram_bytes, draft, mtp),
     )
     traffic = Traffic(concurrency, input_len, output_len, draft_tokens, accepted, cached_len)
     check_traffic(traffic)
-    ledger = deployment_ledger(deployment, traffic, mtp=mtp)
+    ledger = deployment_ledger(deployment, traffic)
     speed = None
-    if input_len and output_len:
+    if input_len and output_len and cache_slots is None:
         speed = project_speed(deployment, traffic, laws=laws, loads=loads)
     return _answer(deployment, traffic, ledger, speed)
 

@@ -51,6 +51,7 @@ def row_deployment(row: Mapping[str, str]) -> Deployment:
         dp=dp,
         engine=_ENGINES.get(engine, engine),
         release=row.get("engine_version") or None,
+        pad_heads=True,  # it was served, so the engine found a way
         kv_dtype=(row.get("kv_dtype") or "").strip() or _usual_kv_dtype(model, precision),
     )
 

@@ -10,8 +10,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
-from moeprof.projection.routing import RoutingModel, Shape, StepLoad, UniformRouting
-from moeprof.trace import Phase
+from moeprof.model import MoEModel
+from moeprof.placement import Placement
+from moeprof.projection.routing import (
+    RoutingModel,
+    Shape,
+    StepLoad,
+    TraceRouting,
+    UniformRouting,
+    routing_for,
+)
+from moeprof.trace import Phase, Trace
 
 
 class ExpertLoads(Protocol):
@@ -67,3 +76,19 @@ class RoutedLoads:
     def _loads_of(self, tokens: float, phase: Phase) -> tuple[StepLoad, StepLoad]:
         even = UniformRouting(self.routing.shape).load(tokens, self.ep)
         return self.routing.load(tokens, self.ep, phase=phase), even
+
+
+def recorded_loads(
+    trace: Trace,
+    model: MoEModel,
+    *,
+    ep: int = 1,
+    placement: Placement | None = None,
+    transfer: str | None = None,
+) -> RoutedLoads:
+    """The loads of `model` on `ep` ranks as `trace` recorded them, through `placement` if given.
+
+    A recording of another model needs `transfer` (`routing.METHODS`), and what follows is assumed.
+    Raises InputError without it.
+    """
+    return RoutedLoads(routing_for(TraceRouting(trace, placement), trace, model, transfer), ep)

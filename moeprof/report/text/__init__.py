@@ -26,6 +26,7 @@ from moeprof.report.text.routing import (
     sensitivity_text,
     speeds_text,
 )
+from moeprof.report.text.speed import projected_table_text
 from moeprof.report.text.synth import judgement_text, synth_text
 from moeprof.report.text.trace import trace_info_text
 
@@ -54,6 +55,7 @@ __all__ = [
     "plan_export_text",
     "prefetch_text",
     "probe_text",
+    "projected_table_text",
     "projection_text",
     "replays_text",
     "report_text",

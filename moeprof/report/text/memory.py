@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from moeprof.projection import PREDICTION, DeploymentProjection, MemoryLedger
 from moeprof.report.text.layout import bar, pairs, table, wrapped
+from moeprof.report.text.speed import speed_text
 from moeprof.report.wording import counted, gib, held_bytes, read_bytes
 
 _BAR = 20
@@ -32,7 +33,7 @@ def ledger_text(ledger: MemoryLedger) -> str:
 
 
 def projection_text(projection: DeploymentProjection) -> str:
-    """The ledger, what the requests asked for, and the bound on speed."""
+    """The ledger, what the requests asked for, the speed, and the bound on it."""
     lines = [ledger_text(projection.ledger)]
     length = projection.input_len + projection.output_len
     if length:
@@ -44,6 +45,8 @@ def projection_text(projection: DeploymentProjection) -> str:
                 f"{projection.max_concurrency:,} fit at a time."
             )
         )
+    if projection.tpot_ms is not None:
+        lines.append(speed_text(projection))
     if projection.fits:
         lines.append(wrapped(_speed(projection)))
     return "\n\n".join(lines)
