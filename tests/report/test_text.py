@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -115,6 +116,31 @@ def test_ledger_says_whether_it_fits(contents: ReportContents) -> None:
     assert "Fits" in ledger_text(project_memory(model, load_hardware("h200")))
     large = project_memory(load_model("minimax-m3"), load_hardware("h200"))
     assert "Does not fit: " in ledger_text(large)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "options", "said"),
+    [
+        ("4xh200", {"precision": "nvfp4", "pp": 4}, "Stages of 15, 15, 15, 15 layers; the fullest"),
+        ("2xb200", {"precision": "nvfp4", "tp": 2, "tokens": 500_000}, "Tight: where the engine"),
+        ("8xh200", {"precision": "mxfp8", "tp": 8}, "Fits, "),
+        (
+            "rtx-pro-6000",
+            {"precision": "mxfp4", "cache_slots": 8, "ram_bytes": 256 * 10**9},
+            "Host memory of each node holds 192 GiB of experts and has 238 GiB.",
+        ),
+        (
+            "rtx-pro-6000",
+            {"precision": "mxfp4", "cache_slots": 8, "ram_bytes": 192 * 10**9},
+            "Does not fit: 12.8 GiB short in the host memory of every node.",
+        ),
+        ("8xh200", {"precision": "nvfp4", "tp": 8, "draft": "eagle3"}, "about 3.3 B parameters"),
+    ],
+)
+def test_ledger_says_where_things_stand(hardware: str, options: dict[str, Any], said: str) -> None:
+    text = ledger_text(project_memory(load_model("minimax-m3"), hardware, **options))
+    assert max(map(len, text.splitlines())) <= 80
+    assert said in " ".join(text.split())
 
 
 def test_a_projection_bounds_only_what_fits() -> None:

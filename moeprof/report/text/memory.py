@@ -137,8 +137,8 @@ def _places(ledger: MemoryLedger) -> Iterator[str]:
             "that of the stage with the least."
         )
     if ledger.host.value:
-        of = f" of {held_bytes(ledger.host_capacity.value)}" if ledger.host_capacity else ""
-        yield f"Host memory of each node holds {held_bytes(ledger.host.value)}{of} of experts."
+        has = f" and has {held_bytes(ledger.host_capacity.value)}" if ledger.host_capacity else ""
+        yield f"Host memory of each node holds {held_bytes(ledger.host.value)} of experts{has}."
 
 
 def _sources(ledger: MemoryLedger) -> dict[str, str]:
