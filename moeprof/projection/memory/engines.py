@@ -90,7 +90,7 @@ class EngineMemory(Result):
         else:
             size = self._unused(capacity.value, held, taken, part) + self.margin_bytes
             source = f"1 - {_FLAGS[self.budget]} {part:g}; {self.source}"
-        return Quantity(size, "bytes", Provenance.ASSUMED, source=source)
+        return Quantity(size, "bytes", Provenance.ASSUMED, size, size, source)  # a setting
 
     def _unused(self, card: float, held: float, taken: float, part: float) -> float:
         if self.budget == "free":

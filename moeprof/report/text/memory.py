@@ -93,7 +93,8 @@ def _groups(ledger: MemoryLedger, before: str) -> str:
 
 def _notes(ledger: MemoryLedger) -> Iterator[str]:
     """What a reader of the rows would otherwise get wrong."""
-    if ledger.fits and (ledger.total.high or 0) > ledger.capacity.value:
+    more = sum((size.high or size.value) - size.value for size in ledger.classes.values())
+    if ledger.fits and more > ledger.free_bytes:
         yield (
             "Tight: where the engine keeps as much as it may (activations, CUDA graphs, context: "
             "assumed), it does not fit."
