@@ -2,7 +2,7 @@
 routing or from a recording, through a placement, and carried over to another model.
 """
 
-from moeprof.projection.routing.gib import GibUse, GibValue, value_of_gib
+from moeprof.projection.routing.gib import GibUse, GibValue, offloaded_speed, value_of_gib
 from moeprof.projection.routing.power_law import PowerLawRouting
 from moeprof.projection.routing.recorded import TraceRouting
 from moeprof.projection.routing.sensitivity import (
@@ -53,6 +53,7 @@ __all__ = [
     "judged_windows",
     "mix_speeds",
     "mixed_load",
+    "offloaded_speed",
     "redundancy_speeds",
     "routing_for",
     "routing_sensitivity",

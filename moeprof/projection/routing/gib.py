@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from moeprof.errors import InputError
+from moeprof.hardware import Cluster
+from moeprof.model import MoEModel
+from moeprof.offload import plan_offload
 from moeprof.offload.memory import GIB
 from moeprof.projection.routing.speeds import tok_s_of
 from moeprof.projection.routing.step_load import RoutingModel, Seconds
 from moeprof.quantity import Provenance
 from moeprof.result import Result
+from moeprof.trace import Trace
 
 # (bytes more on each GPU, sequences) -> tokens/s with experts below GPU memory: see plan_offload
 OffloadedSpeed = Callable[[float, int], float]
@@ -81,6 +87,33 @@ def value_of_gib(
         raise InputError("give seconds of a step, or the speed with experts offloaded: one of them")
     found.sort(key=lambda use: -use.tok_s_per_gib)
     return GibValue(found, missing, sequences, ranks)
+
+
+def offloaded_speed(
+    trace: Trace,
+    model: MoEModel | str | Path,
+    hardware: Cluster | str,
+    *,
+    vram_bytes: float,
+    **options: Any,
+) -> OffloadedSpeed:
+    """Tokens/s by `plan_offload` with `options`, requests of `trace` batched anew.
+
+    What is raised when it is called is as `plan_offload` says.
+    """
+
+    def speed(more: float, sequences: int) -> float:
+        plan = plan_offload(
+            trace,
+            model,
+            hardware,
+            vram_bytes=vram_bytes + more,
+            max_num_seqs=sequences,
+            **options,
+        )
+        return plan.tok_s
+
+    return speed
 
 
 def _offloaded(

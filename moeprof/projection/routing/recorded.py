@@ -24,8 +24,8 @@ from moeprof.projection.routing.uniform import count_experts
 from moeprof.quantity import Provenance
 from moeprof.trace import Phase, Trace
 
-_TOKEN_DRAWS = 8_192  # tokens drawn for one number of tokens
-_STEPS = (4, 128)  # fewest and most steps
+_DRAWS = 1 << 20  # assignments drawn for one number of tokens, of all layers
+_STEPS = (2, 128)  # fewest and most steps: layers are summed, so few of many layers do
 
 
 class TraceRouting:
@@ -127,7 +127,8 @@ class TraceRouting:
         rng: np.random.Generator,
     ) -> Rows:
         """[steps, tokens] rows of the trace."""
-        steps = min(max(_TOKEN_DRAWS // tokens, _STEPS[0]), _STEPS[1])
+        each = tokens * self.shape.top_k * self.shape.layers
+        steps = min(max(_DRAWS // each, _STEPS[0]), _STEPS[1])
         if phase is Phase.PREFILL:
             return np.stack([held.prefill_step(tokens, rng) for _ in range(steps)])
         return np.stack([held.decode_step(tokens, consecutive, rng) for _ in range(steps)])

@@ -147,7 +147,7 @@ def _possible(load: StepLoad, values: Floats) -> Floats:
     return np.stack(
         [
             np.minimum(distinct, experts),
-            mean,
+            np.minimum(mean, experts),
             np.clip(most, np.minimum(mean, experts), experts),
             np.minimum(busiest, experts),
             np.clip(share, assignments / load.ranks, assignments),

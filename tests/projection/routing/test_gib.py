@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 
 from moeprof.errors import InputError
-from moeprof.projection.routing import Shape, StepLoad, TraceRouting, UniformRouting, value_of_gib
+from moeprof.offload import plan_offload
+from moeprof.projection.routing import (
+    Shape,
+    StepLoad,
+    TraceRouting,
+    UniformRouting,
+    offloaded_speed,
+    value_of_gib,
+)
 from moeprof.projection.routing.gib import GIB
 from moeprof.report.text import gib_text
-from moeprof.trace import Phase
+from moeprof.trace import Phase, open_trace
 from tests.projection.routing.test_recorded import small_trace
+from tests.recordings import SHIPPED
 
 SHAPE = Shape(4, 16, 2)
 
@@ -109,3 +118,16 @@ def test_a_step_without_time_is_refused() -> None:
         value_of_gib(
             UniformRouting(SHAPE), lambda *_: 0.0, sequences=2, ranks=2, kv_bytes_per_sequence=1
         )
+
+
+def test_offload_gives_the_speed_where_experts_are_below() -> None:
+    trace = open_trace(SHIPPED)
+    options = {"policy": "lru", "precision": "q2_k", "transfer": "hit-ratio", "context_tokens": 512}
+    speed = offloaded_speed(
+        trace, "minimax-m3", "rtx-4090+epyc-9005", vram_bytes=20 * GIB, **options
+    )
+    plan = plan_offload(
+        trace, "minimax-m3", "rtx-4090+epyc-9005", vram_bytes=20 * GIB, max_num_seqs=2, **options
+    )
+    assert speed(0, 2) == plan.tok_s
+    assert speed(4 * GIB, 2) > plan.tok_s

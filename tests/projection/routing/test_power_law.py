@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeprof.errors import InputError
+from moeprof.projection.moe_kernels.timed_routings import power_law_counts as timed_counts
 from moeprof.projection.routing import PowerLawRouting, Shape, UniformRouting
 from moeprof.projection.routing.power_law import _inverse, _raise_lowest, power_law_counts
 
@@ -46,6 +47,23 @@ def test_every_assignment_is_some_experts(tokens: int, alpha: float, ranks: int)
     assert (counts.sum(axis=1) == tokens * 4).all()
     assert counts.min() >= 0
     assert counts.max() <= tokens
+
+
+@pytest.mark.parametrize("alpha", [1.01, 1.2, 2.5])
+@pytest.mark.parametrize(
+    ("tokens", "ranks"), [(1, 8), (20, 4), (32, 8), (33, 16), (700, 8), (90, 1)]
+)
+def test_it_is_the_routing_of_the_tables_draw_for_draw(
+    tokens: int, ranks: int, alpha: float
+) -> None:
+    """Beside the kernel tables' own drawing, a draw and a unit at a time, from the same numbers."""
+    shape, steps = Shape(1, 128, 4), 12
+    fast = power_law_counts(shape, tokens, ranks, alpha, steps, np.random.default_rng(3))
+    random = np.random.default_rng(3)
+    for row in fast.reshape(steps, ranks, -1):
+        slow = timed_counts(random, alpha, tokens, ranks, 128, 4).reshape(ranks, -1)
+        both = (sorted(map(sorted, counts.tolist())) for counts in (row, slow))
+        assert next(both) == next(both)
 
 
 def test_the_law_is_drawn_by_its_inverse() -> None:

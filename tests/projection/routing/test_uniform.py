@@ -35,7 +35,7 @@ def test_it_is_the_mean_over_every_step(experts: int, top_k: int, ranks: int, to
 def test_large_steps_are_drawn_like_small_ones() -> None:
     """Counts drawn expert by expert have the spread of those drawn token by token."""
     rng = np.random.default_rng(0)
-    shape, tokens, steps = Shape(1, 16, 4), 256, 2000
+    shape, tokens, steps = Shape(1, 16, 4), 256, 800
     by_token = even_counts(shape, tokens, steps, rng)
     by_expert = rng.binomial(tokens, 4 / 16, (steps, 16))
     busiest = [c.reshape(steps, 4, 4).sum(axis=2).max(axis=1).mean() for c in (by_token, by_expert)]
