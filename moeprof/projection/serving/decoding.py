@@ -38,9 +38,10 @@ class Decoding:
         """Steps until the first sequence ends."""
         return self._ends[0][0] - self.steps
 
-    def tokens(self) -> float:
-        """Tokens in the KV of all sequences, partial ones of speculation counted."""
-        return self._prompts + self.advance * (len(self) * self.steps - self._starts)
+    def tokens(self, ahead: int = 0) -> float:
+        """Tokens in the KV of all after `ahead` more steps, with partial ones of speculation."""
+        made = len(self) * (self.steps + ahead) - self._starts
+        return self._prompts + self.advance * made
 
     def blocks(self, block_tokens: int, ahead: int) -> int:
         """Blocks of KV that they hold after `ahead` more steps."""

@@ -39,9 +39,7 @@ class KVPool:
 
     def fits(self, prefilling: Collection[Sequence], decoding: Decoding, ahead: int) -> bool:
         """Whether all of them fit after `ahead` more decode steps."""
-        if self._capacity is None:
-            return True
-        return self._used(prefilling, decoding, ahead) <= self._capacity
+        return self._holds_all(prefilling, decoding, ahead, 0)
 
     def steps_that_fit(
         self, prefilling: Collection[Sequence], decoding: Decoding, most: int
@@ -63,15 +61,14 @@ class KVPool:
         if self._capacity is None or not (prefilling or decoding):
             return True
         if self._policy.admission is Admission.WHOLE:
-            used = sum(self._blocks(_whole(s)) for s in (*prefilling, *decoding, new))
-        else:
-            used = self._used([*prefilling, new], decoding, 0)
+            running = (*prefilling, *decoding, new)
+            return sum(self._blocks(_whole(s)) for s in running) <= self._capacity
+        reserve = 0.0
         if self._policy.admission is Admission.ESTIMATE:
             steps = decoding.steps
             reserve = sum(_to_come(s, steps) for s in decoding) * self._ratio_at(steps)
             reserve += sum(_to_come(s, s.start) for s in (*prefilling, new))
-            used += ceil(reserve / self._block)
-        return used <= self._capacity
+        return self._holds_all([*prefilling, new], decoding, 0, ceil(reserve / self._block))
 
     def retracted(self, decoding: Decoding) -> None:
         """After sequences were sent away: guess anew from those that stay."""
@@ -80,9 +77,15 @@ class KVPool:
         guess = (produced + _RETRACT_STEPS * len(decoding)) / max(outputs, 1)
         self._ratio, self._ratio_since = min(1.0, guess), decoding.steps
 
-    def _used(self, prefilling: Collection[Sequence], decoding: Decoding, ahead: int) -> int:
-        prompts = sum(self._blocks(sequence.prompt) for sequence in prefilling)
-        return prompts + decoding.blocks(self._block, ahead)
+    def _holds_all(
+        self, prefilling: Collection[Sequence], decoding: Decoding, ahead: int, reserve: int
+    ) -> bool:
+        """Whether all of them fit after `ahead` steps, `reserve` blocks kept free."""
+        if self._capacity is None:
+            return True
+        room = self._capacity - reserve - sum(self._blocks(s.prompt) for s in prefilling)
+        most = decoding.tokens(ahead) // self._block + len(decoding)  # none is partial by a block
+        return most <= room or decoding.blocks(self._block, ahead) <= room
 
     def _ratio_at(self, steps: int) -> float:
         decay = (_FIRST_RATIO - _LEAST_RATIO) / _DECAY_STEPS

@@ -72,8 +72,8 @@ def _advance(
     steps = min(plan.steps for plan in plans if plan.decode or plan.chunks)
     steps = steps if longest_run is None else min(steps, longest_run)
     pairs = list(zip(groups, plans, strict=True))
-    seconds = np.max([group.seconds(plan, steps) for group, plan in pairs], axis=0)
-    ends = np.add.accumulate(np.concatenate([[clock], seconds]))[1:]
+    seconds = [group.seconds(plan, steps) for group, plan in pairs]
+    ends = clock + (seconds[0] if len(seconds) == 1 else np.max(seconds, axis=0)).cumsum()
     if next_s < ends[-1]:
         ends = ends[: int(np.searchsorted(ends, next_s)) + 1]
     _tell(told, pairs, len(ends), float(ends[-1]) - clock)
