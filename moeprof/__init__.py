@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         recorded_loads,
         shipped_laws,
     )
+    from moeprof.projection.serving.project import project_serving
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
     from moeprof.synth import (
@@ -135,6 +136,7 @@ _HOMES = {
     "recorded_loads": "projection",
     "shipped_laws": "projection",
     "project_memory": "projection",
+    "project_serving": "projection.serving.project",
     "read_plan": "placement",
     "rebatch": "trace",
     "record": "capture",
@@ -202,6 +204,7 @@ __all__ = [
     "probe_hardware",
     "project_deployment",
     "project_memory",
+    "project_serving",
     "project_table",
     "read_measured",
     "read_plan",

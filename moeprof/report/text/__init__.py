@@ -26,6 +26,7 @@ from moeprof.report.text.routing import (
     sensitivity_text,
     speeds_text,
 )
+from moeprof.report.text.serving import serving_text
 from moeprof.report.text.speed import projected_table_text
 from moeprof.report.text.synth import judgement_text, synth_text
 from moeprof.report.text.trace import trace_info_text
@@ -60,6 +61,7 @@ __all__ = [
     "replays_text",
     "report_text",
     "sensitivity_text",
+    "serving_text",
     "speeds_text",
     "sweep_text",
     "synth_text",
