@@ -10,7 +10,7 @@ there are no tables of them; `checkpoint`, formats as the checkpoint stores them
 mode (kernels that NVIDIA measured, no gaps filled); and `hybrid`, gaps filled, where `row` has no
 answer. Each row becomes one aggregated deployment, with the engine version that the package takes
 for the system, which is newer than the one measured. The batch is the concurrency of one attention
-rank.
+rank. Then the answers for what published bests of a sweep may have tried (served/frontier.py).
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from aiconfigurator.cli import api
 from aiconfigurator.sdk import perf_database
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.served.frontier import candidates, load_bests
 
 DATA = Path(__file__).parent / "data"
 TABLES = ("served_points", "m3_serving", "throughput_points")
@@ -90,15 +95,19 @@ def main() -> None:
         writer.writeheader()
         for place, row in enumerate(rows):
             for asked, said in answers(row).items():
-                writer.writerow({"id": row["id"], "asked": asked, **said})
+                if "tpot_ms" in said or not row["id"].startswith("sweep"):
+                    writer.writerow({"id": row["id"], "asked": asked, **said})
             print(f"\r{place + 1} of {len(rows)}", end="", file=sys.stderr)
 
 
 def read_rows() -> Iterator[dict[str, str]]:
-    """Lines of all tables."""
+    """Lines of all tables, then what the published bests of a sweep may have tried."""
     for name in TABLES:
         with (DATA / f"{name}.csv").open(newline="") as file:
             yield from csv.DictReader(file)
+    for machine in dict.fromkeys(point.machine for point in load_bests()):
+        for rows in candidates(machine):
+            yield from ({name: str(each) for name, each in asdict(row).items()} for row in rows)
 
 
 def answers(row: dict[str, str]) -> dict[str, dict[str, object]]:
