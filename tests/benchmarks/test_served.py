@@ -168,7 +168,8 @@ def test_every_row_has_aiconfigurators_answer_or_its_reason() -> None:
         assert not said.keys() & refused.keys()
         assert {row.id for row in ROWS} <= said.keys() | refused.keys()
         assert not any("site-packages" in why for why in refused.values())
-    assert answers("hybrid").keys() <= refusals("row").keys()
+    filled = {name for name in answers("hybrid") if not name.startswith("sweep")}
+    assert filled <= refusals("row").keys()
 
 
 def test_aiconfigurators_error_is_what_was_published_of_it() -> None:
