@@ -3,18 +3,18 @@
     python benchmarks/routing_sensitivity.py [m3|ratios|drafts|beyond|transfer|maps|gib|speed ...]
 
 `m3`: MiniMax-M3 in BF16 on 8 ranks of an H200 node: even routing, AIConfigurator's power law, the
-shipped recording carried over, and that placed. A layer takes
-
-    max(T0 + distinct experts x bytes / (ETA x bandwidth), assignments x 2 parameters / peak FLOP/s)
-
-with T0 and ETA below: a plain law for this comparison, not the projection's own.
+shipped recording carried over, and that placed, in vLLM's kernels as they were timed.
 
 `ratios`: every recording's load over even routing's, at steps it can fill (after `/` where it
 cannot). `drafts`: experts that consecutive tokens of one request read. `beyond`: loads above what
 half of a recording's requests can fill, beside what all of them are measured to be. `transfer`:
 each recording carried over to the shape of every other one, beside even routing for the same, at
-steps that the other can fill: median and worst relative error. `maps`: redundancy and a map for
-mixed domains in tokens/s. `gib`: what a GiB is worth. `speed`: milliseconds of a question.
+steps that the other can fill: median and worst relative error. `speed`: milliseconds of a question.
+
+`maps`: redundancy and a map for mixed domains in tokens/s; `gib`: what a GiB is worth. Both by a
+plain law with T0, ETA and REST_S below, since no table has ranks with redundant experts:
+
+    layer = max(T0 + distinct x bytes / (ETA x bandwidth), assignments x 2 parameters / peak FLOP/s)
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ from moeprof.placement.mix import mix_domains
 from moeprof.placement.sweep import sweep_redundancy
 from moeprof.placement.topology import Topology
 from moeprof.placement.waiting import assignment_seconds
+from moeprof.projection.moe_kernels import M3_SHAPE
 from moeprof.projection.routing import (
     Seconds,
     TraceRouting,
     TransferredRouting,
     UniformRouting,
     mix_speeds,
+    moe_seconds,
     redundancy_speeds,
     routing_for,
     routing_sensitivity,
@@ -95,8 +97,7 @@ def m3() -> None:
             label=label,
             alpha=1.01,
             transfer="distinct-ratio",
-            layer_seconds=layer_law(),
-            seconds_name="the law of benchmarks/routing_sensitivity.py, BF16 on H200",
+            seconds=lambda load: moe_seconds(load, M3_SHAPE, "h200", "vllm", "bf16"),
         )
         print(sensitivity_text(result), end="\n\n")
 

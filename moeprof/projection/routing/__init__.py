@@ -3,6 +3,7 @@ routing or from a recording, through a placement, and carried over to another mo
 """
 
 from moeprof.projection.routing.gib import GibUse, GibValue, offloaded_speed, value_of_gib
+from moeprof.projection.routing.kernel_time import moe_seconds
 from moeprof.projection.routing.power_law import PowerLawRouting
 from moeprof.projection.routing.recorded import TraceRouting
 from moeprof.projection.routing.sensitivity import (
@@ -53,6 +54,7 @@ __all__ = [
     "judged_windows",
     "mix_speeds",
     "mixed_load",
+    "moe_seconds",
     "offloaded_speed",
     "redundancy_speeds",
     "routing_for",

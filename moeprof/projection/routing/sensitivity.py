@@ -8,8 +8,8 @@ recording that is not judged, so the placed column is what the map buys on other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,14 @@ from moeprof.placement.fitting import fit_placement
 from moeprof.placement.windows import SplitBy, Windows, split_windows
 from moeprof.projection.routing.power_law import PowerLawRouting
 from moeprof.projection.routing.recorded import TraceRouting
-from moeprof.projection.routing.step_load import RoutingModel, Seconds, StepLoad
+from moeprof.projection.routing.step_load import RoutingModel, StepLoad
 from moeprof.projection.routing.transfer import check_routing, routing_for
 from moeprof.projection.routing.uniform import UniformRouting, shape_of
-from moeprof.quantity import Provenance
+from moeprof.quantity import Provenance, Quantity
 from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Phase, Trace
+
+MoeSeconds = Callable[[StepLoad], Quantity]
 
 STEP_TOKENS = (1, 4, 16, 64, 256, 1024, 4096)
 
@@ -40,7 +42,7 @@ class RoutingCell(Result):
     most_distinct: float  # that the rank reads which reads most
     busiest_assignments: float
     imbalance: float  # busiest_assignments over the mean rank's
-    moe_ms: float | None  # of all MoE layers; None where nothing turns loads into seconds
+    moe_ms: Quantity | None  # of all MoE layers; None where nothing turns loads into seconds
     provenance: Provenance  # of the load
 
 
@@ -73,7 +75,6 @@ class RoutingSensitivity(Result):
     judged_requests: int
     label: str | None  # of the judged requests; None: all
     split: str
-    seconds: str | None  # what turned loads into seconds
     placement: Placement | None = field(repr=False, metadata=NOT_JSON)  # None on one rank
 
 
@@ -90,16 +91,15 @@ def routing_sensitivity(
     transfer: str | None = None,
     alpha: float | None = None,
     solver: str = "best",
-    layer_seconds: Seconds | None = None,
-    seconds_name: str | None = None,
+    seconds: MoeSeconds | None = None,
     seed: int = 0,
 ) -> RoutingSensitivity:
     """Steps of `tokens` of `model` (None: the recorded one) on `ranks` that share the experts.
 
     With `label`, requests of that label alone are judged, on the map for all of them.
     `redundant` slots a layer are for replicas, None: as few as let ranks hold equally many.
-    `alpha` adds a column for AIConfigurator's power law. `layer_seconds` turns the load of one
-    layer into its seconds, and `seconds_name` says whose law that is.
+    `alpha` adds a column for AIConfigurator's power law. `seconds` turns loads into what all MoE
+    layers take, as `moe_seconds` does.
 
     Raises InputError where the recording is of another model and `transfer` does not say how it is
     used, where ranks and slots do not go together, on steps without tokens and unknown labels.
@@ -139,12 +139,11 @@ def routing_sensitivity(
         top_k=model.top_k,
         consecutive=consecutive,
         routings=names,
-        rows=[_row(names, loads(count), layer_seconds) for count in tokens],
+        rows=[_row(names, loads(count), seconds) for count in tokens],
         judged_tokens=len(judged),
         judged_requests=len(np.unique(judged)),
         label=label,
         split=split.value,
-        seconds=seconds_name if layer_seconds else None,
         placement=placement,
     )
 
@@ -177,21 +176,26 @@ def _slots(experts: int, ranks: int, redundant: int | None) -> int:
     return experts + redundant
 
 
-def _row(names: list[str], loads: list[StepLoad], layer_seconds: Seconds | None) -> SensitivityRow:
-    cells = [_cell(name, load, layer_seconds) for name, load in zip(names, loads, strict=True)]
+def _row(names: list[str], loads: list[StepLoad], seconds: MoeSeconds | None) -> SensitivityRow:
+    cells = [_cell(name, load, seconds) for name, load in zip(names, loads, strict=True)]
     return SensitivityRow(round(loads[0].tokens), loads[0].mean_assignments, cells)
 
 
-def _cell(name: str, load: StepLoad, layer_seconds: Seconds | None) -> RoutingCell:
+def _cell(name: str, load: StepLoad, seconds: MoeSeconds | None) -> RoutingCell:
     return RoutingCell(
         routing=name,
         distinct=_mean(load.distinct),
         most_distinct=_mean(load.most_distinct),
         busiest_assignments=_mean(load.busiest_assignments),
         imbalance=load.imbalance,
-        moe_ms=None if layer_seconds is None else 1000 * load.seconds(layer_seconds),
+        moe_ms=None if seconds is None else _in_ms(seconds(load)),
         provenance=load.provenance,
     )
+
+
+def _in_ms(seconds: Quantity) -> Quantity:
+    low, high = (None if end is None else 1000 * end for end in (seconds.low, seconds.high))
+    return replace(seconds, value=1000 * seconds.value, unit="ms", low=low, high=high)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

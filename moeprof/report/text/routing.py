@@ -11,6 +11,7 @@ from moeprof.projection.routing import (
     RoutingSensitivity,
 )
 from moeprof.projection.routing.sensitivity import SensitivityRow
+from moeprof.quantity import Quantity
 from moeprof.report.text.layout import printable, table, wrapped
 from moeprof.report.wording import counted, held_bytes, times
 
@@ -18,8 +19,12 @@ _FIGURES: dict[str, Callable[[RoutingCell], str]] = {
     "distinct experts of a layer": lambda cell: f"{cell.distinct:.1f}",
     "read by the rank that reads most": lambda cell: f"{cell.most_distinct:.2f}",
     "assignments of the busiest rank over the mean": lambda cell: times(cell.imbalance),
-    "ms in MoE layers a step": lambda cell: "-" if cell.moe_ms is None else f"{cell.moe_ms:.3g}",
+    "ms in MoE layers a step": lambda cell: _ms(cell.moe_ms),
 }
+
+
+def _ms(time: Quantity | None) -> str:
+    return "-" if time is None else f"{time.value:.3g}"
 
 
 def sensitivity_text(result: RoutingSensitivity) -> str:
@@ -29,7 +34,7 @@ def sensitivity_text(result: RoutingSensitivity) -> str:
         f"experts, top-{result.top_k}, {result.phase} steps on {counted(result.ranks, 'rank')}."
     )
     figures = dict(_FIGURES)
-    if result.seconds is None:
+    if all(cell.moe_ms is None for row in result.rows for cell in row.cells):
         figures.popitem()
     if result.ranks == 1:
         del figures["read by the rank that reads most"]
@@ -57,9 +62,19 @@ def _judged(result: RoutingSensitivity) -> str:
             f" That {result.model} routes as far from even as {result.trace_model} is assumed "
             f"({result.transfer})."
         )
-    if result.seconds is not None:
-        words += f" Seconds: {result.seconds}."
-    return words
+    times = [cell.moe_ms for row in result.rows for cell in row.cells if cell.moe_ms is not None]
+    return words + _evidence(times)
+
+
+def _evidence(times: Sequence[Quantity]) -> str:
+    """Where milliseconds come from, and their bands, the widest of all."""
+    found = dict.fromkeys(f"{time.source} ({time.provenance.value})" for time in times)
+    words = f" Times: {'; '.join(found)}" if found else ""
+    lows = [time.low / time.value for time in times if time.low is not None and time.value]
+    highs = [time.high / time.value for time in times if time.high is not None and time.value]
+    if lows and highs:
+        words += f", 80 % bands within {min(lows):.2f} to {max(highs):.2f} times them"
+    return words + ("." if words else "")
 
 
 def _provenance(result: RoutingSensitivity) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,13 +12,19 @@ from moeprof.model import load_model
 from moeprof.placement.mix import mix_domains
 from moeprof.placement.sweep import sweep_redundancy
 from moeprof.placement.topology import Topology
+from moeprof.projection.moe_kernels import M3_SHAPE, ExpertShape, moe_kernel_seconds
 from moeprof.projection.routing import (
+    Shape,
+    StepLoad,
     TraceRouting,
     UniformRouting,
     mix_speeds,
+    moe_seconds,
     redundancy_speeds,
+    routing_for,
     routing_sensitivity,
 )
+from moeprof.quantity import Provenance, Quantity
 from moeprof.report.text import mix_speeds_text, sensitivity_text, speeds_text
 from moeprof.trace import Phase, open_trace
 from tests.projection.routing.test_recorded import small_trace
@@ -28,11 +36,14 @@ def weights_and_work(tokens: float, distinct: float, assignments: float) -> floa
     return 20e-6 + 10e-6 * distinct + 0.05e-6 * assignments
 
 
+def all_layers(load: StepLoad) -> Quantity:
+    """Of all layers by that law."""
+    return Quantity(load.seconds(weights_and_work), "s", Provenance.ASSUMED, source="a test")
+
+
 def test_columns_are_the_loads_of_their_routings() -> None:
     trace = open_trace(SHIPPED)
-    result = routing_sensitivity(
-        trace, ranks=8, tokens=(8, 512), alpha=1.01, layer_seconds=weights_and_work
-    )
+    result = routing_sensitivity(trace, ranks=8, tokens=(8, 512), alpha=1.01, seconds=all_layers)
     assert result.routings == ["uniform", "power law 1.01", "trace", "placed"]
     assert (result.redundant, result.transfer, result.phase) == (0, None, "decode")
     assert result.judged_requests == 224
@@ -41,7 +52,9 @@ def test_columns_are_the_loads_of_their_routings() -> None:
     assert first.mean_assignments == 4
     assert first.cells[0].distinct == pytest.approx(even.distinct[0])
     assert first.cells[0].imbalance == pytest.approx(even.imbalance)
-    assert first.cells[0].moe_ms == pytest.approx(1000 * even.seconds(weights_and_work))
+    assert first.cells[0].moe_ms is not None
+    assert first.cells[0].moe_ms.value == pytest.approx(1000 * even.seconds(weights_and_work))
+    assert "a test (assumed)" in sensitivity_text(result)
     assert [cell.provenance for cell in first.cells] == ["assumed", "assumed", "measured",
                                                          "measured"]  # fmt: skip
     assert result.rows[1].cells[2].provenance == "fitted"
@@ -50,14 +63,14 @@ def test_columns_are_the_loads_of_their_routings() -> None:
 def test_a_placement_buys_time_where_prompts_are_long_and_skew_saves_reading_where_short() -> None:
     trace = open_trace(SHIPPED)
     rows = routing_sensitivity(
-        trace, ranks=8, tokens=(16, 4096), phase=Phase.PREFILL, layer_seconds=weights_and_work
+        trace, ranks=8, tokens=(16, 4096), phase=Phase.PREFILL, seconds=all_layers
     ).rows
     (even, recorded, _), (_, busy, placed) = (row.cells for row in rows)
     assert recorded.most_distinct < even.most_distinct
     assert placed.imbalance < busy.imbalance
     assert placed.moe_ms is not None
     assert busy.moe_ms is not None
-    assert placed.moe_ms < busy.moe_ms
+    assert placed.moe_ms.value < busy.moe_ms.value
 
 
 def test_another_model_is_carried_over_or_refused() -> None:
@@ -134,3 +147,43 @@ def test_one_domain_on_the_map_for_all() -> None:
     assert "labelled english" in sensitivity_text(alone)
     with pytest.raises(InputError, match="labels are c, data, english"):
         routing_sensitivity(trace, label="latin", **options)  # type: ignore[arg-type]
+
+
+def test_kernels_are_asked_for_every_layers_own_load() -> None:
+    trace, m3 = open_trace(SHIPPED), load_model("minimax-m3")
+    routing = routing_for(TraceRouting(trace), trace, m3, "distinct-ratio")
+    load = routing.load(64, 8)
+    found = moe_seconds(load, ExpertShape.of(m3), "h200", "vllm", "bf16")
+    layers = [
+        moe_kernel_seconds(
+            "h200", "vllm", "bf16", M3_SHAPE, 64, distinct, assignments, ep=8, busiest=hottest
+        ).seconds.item()
+        for distinct, assignments, hottest in zip(
+            load.most_distinct, load.busiest_assignments, load.hottest_tokens, strict=True
+        )
+    ]
+    assert found.value == pytest.approx(sum(layers))
+    assert found.provenance == "assumed"  # as the routing is, though the kernel was timed
+    assert found.low is not None
+    assert found.low < found.value
+    text = sensitivity_text(
+        routing_sensitivity(
+            trace,
+            m3,
+            ranks=8,
+            tokens=(64,),
+            transfer="distinct-ratio",
+            seconds=lambda load: moe_seconds(load, M3_SHAPE, "h200", "vllm", "bf16"),
+        )
+    )
+    assert "80 % bands within" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_redundant_slots_are_read_too() -> None:
+    even = UniformRouting(Shape(57, 128, 4)).load(64, 8)
+    fuller = replace(even, most_distinct=even.most_distinct + 2)
+    plain = moe_seconds(even, M3_SHAPE, "h200", "vllm", "bf16")
+    assert moe_seconds(fuller, M3_SHAPE, "h200", "vllm", "bf16", redundant=16).value > plain.value
+    with pytest.raises(InputError, match="distinct"):
+        moe_seconds(fuller, M3_SHAPE, "h200", "vllm", "bf16")
