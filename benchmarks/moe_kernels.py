@@ -1,6 +1,6 @@
 """How far off are times of MoE kernels? Every system, engine, kernel and format, four ways.
 
-    python benchmarks/moe_kernels.py           # print the page, some three minutes
+    python benchmarks/moe_kernels.py           # print the page, three minutes of one core
     python benchmarks/moe_kernels.py --write   # also write kernels.toml and docs/validation
 
 Nothing is drawn; the same tables give the same constants, bands and page.
@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.kernel_fit.fitting import Timed, fit_law, timed_groups  # noqa: E402
 from benchmarks.kernel_fit.judging import (  # noqa: E402
+    Donor,
     cells_out,
     donor_law,
     routing_out,
@@ -49,7 +50,7 @@ def judge(timed: Timed) -> Judged:
         table_routings={name: routing_out(timed, name) for name in ROUTINGS},
         law_cells=cells_out(timed),
         law_system=np.zeros(0),
-        donor="",
+        donor=Donor("", False),
     )
 
 

@@ -34,10 +34,12 @@ class Timed(NamedTuple):
 
 def timed_groups() -> list[Timed]:
     """All groups of the table."""
-    return [
-        Timed(group, peaks_of(group[0], group[3]), timed_work(group[2], c.tp, c.ep), c.seconds)
-        for group, c in timed_cells().items()
-    ]
+    groups = []
+    for group, cells in timed_cells().items():
+        peaks = peaks_of(group[0], group[3])
+        work = timed_work(group, cells.tp, cells.ep, peaks.weight_bytes)
+        groups.append(Timed(group, peaks, work, cells.seconds))
+    return groups
 
 
 def fit_law(timed: Timed, kept: np.ndarray | None = None) -> LawConstants:

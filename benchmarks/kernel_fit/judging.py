@@ -2,20 +2,29 @@
 
 `tokens`: every second token count is left out; `routing`: each of the three from the other two;
 `cells`: TP x EP cells left out, in six folds in which no neighbours meet; `system`: all tables of a
-device left out, its constants taken from the most similar group of the others.
+device left out, its constants borrowed from the most similar groups of the others.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.kernel_fit.fitting import Timed, fit_law, log_ratio
 from moeprof.hardware import load_profile
-from moeprof.projection.moe_kernels.groups import FEW_TOKENS, most_similar
+from moeprof.projection.moe_kernels.groups import FEW_TOKENS, borrow_constants, is_near
 from moeprof.projection.moe_kernels.law import LawConstants, law_seconds
 from moeprof.projection.moe_kernels.tables import ROUTINGS, Group, log_correction
 
 FOLDS = 6
+
+
+class Donor(NamedTuple):
+    """Whose constants are borrowed, and whether that device is nearly the same."""
+
+    hardware: str
+    near: bool
 
 
 def odd_tokens(timed: Timed) -> np.ndarray:
@@ -64,13 +73,14 @@ def cells_out(timed: Timed) -> np.ndarray:
     return rest
 
 
-def donor_law(timed: Timed, fitted: dict[Group, LawConstants]) -> tuple[np.ndarray, str]:
-    """Logarithm of measured over law with another device's constants, and the device's name."""
+def donor_law(timed: Timed, fitted: dict[Group, LawConstants]) -> tuple[np.ndarray, Donor]:
+    """Logarithm of measured over law with others' constants, and whose they mostly are."""
     hardware, engine, kernel, dtype = timed.group
-    others = [group for group in fitted if group[0] != hardware]
-    donor = most_similar(others, load_profile(hardware), engine, dtype, kernel)
-    law = law_seconds(kernel, fitted[donor], timed.peaks, timed.work)
-    return np.log(timed.seconds / law), " ".join(donor[:2])
+    others = {group: own for group, own in fitted.items() if group[0] != hardware}
+    profile = load_profile(hardware)
+    donor, constants = borrow_constants(others, profile, engine, dtype, kernel)
+    law = law_seconds(kernel, constants, timed.peaks, timed.work)
+    return np.log(timed.seconds / law), Donor(donor[0], is_near(donor, profile))
 
 
 def few_tokens(timed: Timed) -> np.ndarray:

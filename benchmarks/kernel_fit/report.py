@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.kernel_fit.fitting import Timed
-from benchmarks.kernel_fit.judging import few_tokens
+from benchmarks.kernel_fit.judging import Donor, few_tokens
 from moeprof.projection.moe_kernels.law import LawConstants
 from moeprof.projection.moe_kernels.tables import ROUTINGS
 
@@ -27,7 +27,7 @@ class Judged:
     table_routings: dict[str, np.ndarray]
     law_cells: np.ndarray
     law_system: np.ndarray
-    donor: str
+    donor: Donor
 
     @property
     def few(self) -> np.ndarray:
@@ -120,6 +120,7 @@ def system_page(judged: Sequence[Judged]) -> str:
     rows = []
     for one in judged:
         others = [x for x in judged if x.timed.group[0] != one.timed.group[0]]
+        others = [x for x in others if x.donor.near == one.donor.near]
         shares = []
         for few in (True, False):
             mask = one.few == few
@@ -128,7 +129,9 @@ def system_page(judged: Sequence[Judged]) -> str:
         errors = [miss(one.law_system[:, mask]) for mask in (one.few, ~one.few)]
         rows.append([*errors, miss(one.law_system, 0.9), *shares])
     names = ["<= 512", "> 512", "p90", "in band <= 512", "in band > 512"]
-    return _table(judged, names, rows, [one.donor for one in judged])
+    return _table(
+        judged, names, rows, [f"{one.donor.hardware}{', near' * one.donor.near}" for one in judged]
+    )
 
 
 def _table(
@@ -150,10 +153,13 @@ def _table(
 def constants_file(judged: Sequence[Judged]) -> str:
     """The text of `kernels.toml`."""
     parts = [_CONSTANTS_HEAD]
-    systems = [
-        np.concatenate([x.law_system[:, x.few == f].ravel() for x in judged]) for f in (1, 0)
-    ]
-    parts.append(_band_table("assumed_band", *map(band, systems)))
+    for name, near in (("assumed_near", True), ("assumed_far", False)):
+        alike = [one for one in judged if one.donor.near == near]
+        errors = (
+            np.concatenate([one.law_system[:, one.few == few].ravel() for one in alike])
+            for few in (True, False)
+        )
+        parts.append(_band_table(name, *map(band, errors)))
     for one in judged:
         few, odd = one.few, one.few[1::2]
         routed = np.stack(list(one.table_routings.values()), -1)
@@ -177,7 +183,8 @@ _CONSTANTS_HEAD = """\
 # ai-dynamo/aiconfigurator systems data at 095f58a (Apache-2.0). Times in seconds; shares are of the
 # datasheet's peaks; bands are factors on the prediction, for up to 512 tokens and for more.
 # law_band: errors on TP x EP cells left out. table_band: on token counts and routings left out.
-# assumed_band: errors of all groups with constants of another system.
+# assumed_near, assumed_far: errors of all groups with constants borrowed from other systems, where
+# one of these has the same bandwidth to 10 %, and where none has.
 """
 
 

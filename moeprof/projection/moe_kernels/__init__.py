@@ -11,9 +11,9 @@ scalars or arrays, and `analysis`, `placement` or a routing model supplies them.
   (`data/`), read by distinct experts and load: `measured`.
 - `law.py`: six constants a group, where a table has no such cell or the shape is another: `fitted`.
 - `groups.py`: on hardware, engines or formats without a table, the datasheet's bandwidth and peak
-  with the constants of the most similar group (the kernel's, then the engine's, then that of the
-  nearest format, then that of the device with the nearest bandwidth): `assumed`, with the band that
-  leaving out whole systems gives. Nothing has to be added for a new device but its profile.
+  with constants borrowed from the devices that run the kernel, the nearer in bandwidth the heavier
+  (without that kernel: one of the engine, with weights as narrow): `assumed`, with the band that
+  leaving out whole systems gives. A new device needs its profile and nothing else.
 - `timed_routings.py`: what the routings that tables name (`power_law_1.01`) mean for a rank.
 
 `docs/validation/moe_kernels.md` has the errors of all of it, for every group.

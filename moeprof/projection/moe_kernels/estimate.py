@@ -20,10 +20,10 @@ from moeprof.projection.moe_kernels.groups import (
 from moeprof.projection.moe_kernels.law import Peaks, law_seconds, roofline_seconds
 from moeprof.projection.moe_kernels.tables import (
     Group,
+    as_collected,
     log_correction,
     timed_cells,
     timed_work,
-    with_stray,
 )
 from moeprof.projection.moe_kernels.work import M3_SHAPE, ExpertShape, Floats, RankWork
 from moeprof.quantity import Provenance, Quantity
@@ -71,9 +71,9 @@ def moe_kernel_seconds(
     expert (None: a skewed routing); scalars or arrays that broadcast, averages allowed. `tp` cuts
     each expert's width, `ep` the number of experts a rank holds. `dtype` is a weight format
     (`bf16`, `nvfp4`, `fp8`, ...), `engine` vllm, sglang or trtllm; any other is `assumed` to be
-    like the most similar one. `as_timed` is for comparison with the collector's tables: it adds the
-    rows that were computed in vain (`tables.py`), and allows times below the bound of bytes and
-    FLOP, which a kernel that is run again and again reaches from the cache and no layer does.
+    like the most similar one. `as_timed` is for comparison with the collector's tables: a
+    kernel that is run again and again finds small weights in the cache, which no layer of a model
+    does; so it allows times below the bound of bytes and FLOP.
 
     `measured` where the table has this system, engine, kernel, format, TP and EP at this shape;
     `fitted` by the law where only TP, EP or the shape differ; `assumed` elsewhere.
@@ -83,7 +83,8 @@ def moe_kernel_seconds(
     work = RankWork.of(shape, tokens, distinct, load, tp=tp, ep=ep, busiest=busiest)
     group = match.group
     name = kernel or group.kernel
-    work = with_stray(name, work) if as_timed else work
+    if as_timed:
+        work = as_collected(group.hardware, work, peaks.weight_bytes)
     seconds = law_seconds(name, group.constants, peaks, work)
     cell = None
     if match.provenance is Provenance.FITTED and shape == M3_SHAPE:
@@ -112,8 +113,8 @@ def _cell_nodes(group: KernelGroup, tp: int, ep: int) -> tuple[RankWork, Floats]
     own = np.flatnonzero((cells.tp == tp) & (cells.ep == ep))
     if not len(own):
         return None
-    work = timed_work(group.kernel, cells.tp[own], cells.ep[own]).at(0)
     peaks = peaks_of(group.hardware, group.dtype)
+    work = timed_work(key, cells.tp[own], cells.ep[own], peaks.weight_bytes).at(0)
     law = law_seconds(group.kernel, group.constants, peaks, work)
     return work, np.log(cells.seconds[own[0]] / law)
 
@@ -124,6 +125,6 @@ def _banded(seconds: Floats, work: RankWork, match: Match) -> KernelSeconds:
     how = {
         Provenance.MEASURED: "timed, read by distinct experts and load",
         Provenance.FITTED: "law of the MoE kernel, fitted",
-    }.get(match.provenance, "law of the MoE kernel, constants of the most similar one")
+    }.get(match.provenance, "law of the MoE kernel, constants borrowed")
     source = f"{how}: {match.group.name}, aiconfigurator systems data 095f58a"
     return KernelSeconds(seconds, seconds * low, seconds * high, match.provenance, source)

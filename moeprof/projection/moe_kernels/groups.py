@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,6 +22,8 @@ from moeprof.projection.moe_kernels.tables import Group
 from moeprof.quantity import Provenance
 
 FEW_TOKENS = 512  # bands are kept apart below and above
+_SAME_SPEED = 0.05  # a difference of bandwidths, in logarithms, that says nothing
+_NEAR = 0.1  # a difference that devices of one generation have
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,10 @@ def peaks_of(hardware: str | HardwareProfile, dtype: str) -> Peaks:
 def find_group(
     hardware: HardwareProfile, engine: str, dtype: str, kernel: str | None = None
 ) -> Match:
-    """The group itself, `fitted`; or, `assumed`, the most similar one.
+    """The group itself, `fitted`; or, `assumed`, the most similar one with borrowed constants.
 
-    Similar is first the kernel, then the engine, then the width of weights, then the device whose
-    memory is nearest in speed. Without `kernel`, it is the one that the engine took there, or took
-    on the nearest device. Raises InputError on an unknown kernel.
+    Without `kernel`, it is the one that the engine took there, or takes on the nearest device
+    (`borrow_constants`). Raises InputError on an unknown kernel.
     """
     stored = weight_format(dtype)
     groups = kernel_groups()
@@ -129,31 +130,62 @@ def find_group(
     ]
     if own:
         return Match(own[0], Provenance.FITTED, own[0].law_band)
-    donors = {(g.hardware, g.engine, g.kernel, g.dtype): g for g in groups}
-    donor = donors[most_similar(donors, hardware, engine, stored.name, kernel)]
-    return Match(donor, Provenance.ASSUMED, _band(_file()["assumed_band"]))
+    return _borrowed(hardware, engine, stored.name, kernel)
 
 
-def most_similar(
-    groups: Iterable[Group],
+def _borrowed(hardware: HardwareProfile, engine: str, dtype: str, kernel: str | None) -> Match:
+    groups = {(g.hardware, g.engine, g.kernel, g.dtype): g for g in kernel_groups()}
+    fitted = {name: group.constants for name, group in groups.items()}
+    nearest, constants = borrow_constants(fitted, hardware, engine, dtype, kernel)
+    same = (engine, kernel or nearest[2], dtype) == nearest[1:]
+    band = "assumed_near" if same and is_near(nearest, hardware) else "assumed_far"
+    donor = replace(groups[nearest], constants=constants)
+    return Match(donor, Provenance.ASSUMED, _band(_file()[band]))
+
+
+def is_near(group: Group, hardware: HardwareProfile) -> bool:
+    """Whether the device of `group` is nearly the same: its maker's, with as fast a memory."""
+    same_maker = _profile(group[0]).vendor == hardware.vendor
+    return same_maker and _distance(group, hardware) < _NEAR
+
+
+def borrow_constants(
+    fitted: Mapping[Group, LawConstants],
     hardware: HardwareProfile,
     engine: str,
     dtype: str,
     kernel: str | None,
-) -> Group:
-    """The one of `groups` whose constants stand in for one that is not among them."""
-    speed = hardware.memory_bandwidth.value
+) -> tuple[Group, LawConstants]:
+    """Constants for a group that is not in `fitted`, and the group they mostly come from.
 
-    def distance(group: Group) -> tuple[bool, bool, bool, float]:
-        device = load_profile(group[0]).memory_bandwidth.value
-        return (
-            kernel is not None and group[2] != kernel,
-            group[1] != engine,
-            _is_narrow(group[3]) != _is_narrow(dtype),
-            abs(math.log(device / speed)),
-        )
+    Of the groups most alike, which are those of the kernel, or else of the engine, with weights of
+    some 4 bits or of more as asked, the one on the device with the nearest bandwidth settles the
+    kernel. The constants are the geometric mean over all devices with that kernel, the nearer the
+    heavier.
+    """
 
-    return min(groups, key=distance)
+    def unlike(group: Group) -> tuple[bool, bool, bool]:
+        other_kernel = kernel is not None and group[2] != kernel
+        return other_kernel, group[1] != engine, _is_narrow(group[3]) != _is_narrow(dtype)
+
+    nearest = min(fitted, key=lambda group: (unlike(group), _distance(group, hardware)))
+    alike = [group for group in fitted if group[1:] == nearest[1:]]
+    weights = [(_distance(group, hardware) + _SAME_SPEED) ** -2 for group in alike]
+    logs = [
+        sum(w * math.log(fitted[group][place]) for w, group in zip(weights, alike, strict=True))
+        for place in range(len(LawConstants._fields))
+    ]
+    return nearest, LawConstants(*(math.exp(log / sum(weights)) for log in logs))
+
+
+def _distance(group: Group, hardware: HardwareProfile) -> float:
+    bandwidths = (device.memory_bandwidth.value for device in (_profile(group[0]), hardware))
+    return abs(math.log(next(bandwidths) / next(bandwidths)))
+
+
+@cache
+def _profile(name: str) -> HardwareProfile:
+    return load_profile(name)
 
 
 def _is_narrow(dtype: str) -> bool:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeprof.projection.moe_kernels.tiles import handed_tokens, is_cutlass, padded_rows, tile_of
+from moeprof.projection.moe_kernels.tiles import is_cutlass, padded_rows, tile_of
 from moeprof.projection.moe_kernels.work import Floats, RankWork
 
 _ACTIVATION_BYTES = 2  # BF16 between kernels, whatever the weights are in
@@ -52,7 +52,7 @@ def law_seconds(kernel: str, constants: LawConstants, peaks: Peaks, work: RankWo
         column_blocks = np.ceil(outputs / columns)
         tiles += padded / rows * column_blocks
         filled = np.maximum(work.distinct * column_blocks / constants.blocks, 1e-9)
-        weights = work.distinct * outputs * inputs * peaks.weight_bytes
+        weights = work.distinct * outputs * inputs * peaks.weight_bytes * (1 - work.cached)
         read_bytes += weights * (1 + filled**-4.0) ** 0.25
     flop = 6.0 * padded * work.shape.hidden * work.width
     return (
@@ -77,7 +77,6 @@ def _activation_bytes(kernel: str, peaks: Peaks, work: RankWork) -> Floats:
     CUTLASS kernels in BF16 copy each (token, expert) pair to its expert's rows and back; of the
     others, and of 4-bit ones, whose pairs are a quarter as wide, tokens alone are seen in tables.
     """
-    tokens = handed_tokens(kernel, work)
     pairs_move = is_cutlass(kernel) and peaks.weight_bytes >= 1
-    vectors = 2 * tokens + 4 * (work.load + work.stray) if pairs_move else 6 * tokens
+    vectors = 2 * work.tokens + 4 * work.load if pairs_move else 6 * work.tokens
     return vectors * work.shape.hidden * _ACTIVATION_BYTES

@@ -28,21 +28,13 @@ def _generated(work: RankWork) -> Tile:
 
 
 def _triton(work: RankWork) -> Tile:
-    return _by_tokens(work, work.tokens)
-
-
-def _triton_local(work: RankWork) -> Tile:
-    return _by_tokens(work, np.where(work.ep > 1, work.rank_tokens, work.tokens))
-
-
-def _by_tokens(work: RankWork, tokens: Floats) -> Tile:
-    few = tokens <= work.rank_experts
+    few = work.tokens <= work.rank_experts
     return np.where(few, 16.0, 64.0), np.where(few, 32.0, 64.0)
 
 
 _RULES: dict[str, Callable[[RankWork], Tile]] = {
     "vllm_unquantizedfusedmoe_triton_tritonexperts": _triton,
-    "sglang_fused_moe_triton": _triton_local,
+    "sglang_fused_moe_triton": _triton,
     "sglang_flashinfer_trtllm_moe": _generated,
     "moe_torch_flow_min_latency": _generated,
 }
@@ -51,12 +43,6 @@ _RULES: dict[str, Callable[[RankWork], Tile]] = {
 def tile_of(kernel: str, work: RankWork) -> Tile:
     """Rows and columns [points] of the tiles of `kernel`; an unknown one is taken for CUTLASS."""
     return _RULES.get(kernel, _cutlass)(work)
-
-
-def handed_tokens(kernel: str, work: RankWork) -> Floats:
-    """Tokens [points] that pass through the kernel: all, or only those with an expert here."""
-    local = _RULES.get(kernel) is _triton_local
-    return np.where(work.ep > 1, work.rank_tokens, work.tokens) if local else work.tokens
 
 
 def is_cutlass(kernel: str) -> bool:
@@ -75,4 +61,4 @@ def padded_rows(work: RankWork, rows: Floats) -> Floats:
     even = np.maximum(rows, mean)
     skewed = rows / -np.expm1(-rows / mean)
     padded: Floats = work.distinct * (even + work.skew * (skewed - even))
-    return padded + work.stray
+    return padded

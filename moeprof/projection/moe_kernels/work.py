@@ -42,8 +42,8 @@ class RankWork:
 
     `tokens` are those of the step on all ranks of the EP group, which the kernel is handed;
     `distinct` the experts of this rank that get a row, `load` its (token, expert) pairs, `busiest`
-    the rows of its fullest expert. `stray` rows are of other ranks' experts and computed all the
-    same: no engine does that, but one table was timed so (`tables.py`).
+    the rows of its fullest expert. `cached` is the share of the weights' reading time that a kernel
+    saves which is run again and again: 0 in an engine, but tables were timed so (`tables.py`).
     """
 
     shape: ExpertShape
@@ -53,7 +53,7 @@ class RankWork:
     distinct: Floats
     load: Floats
     busiest: Floats
-    stray: Floats
+    cached: Floats
 
     @classmethod
     def of(
@@ -66,14 +66,13 @@ class RankWork:
         tp: ArrayLike = 1,
         ep: ArrayLike = 1,
         busiest: ArrayLike | None = None,
-        stray: ArrayLike = 0,
     ) -> RankWork:
         """The work with all arrays broadcast to one shape; `busiest` None is a skewed routing.
 
         Raises InputError, naming the field, on values that no routing can have.
         """
         skewed = 2 * np.asarray(load, float) / np.maximum(np.asarray(distinct, float), 1)
-        fields = (tp, ep, tokens, distinct, load, skewed if busiest is None else busiest, stray)
+        fields = (tp, ep, tokens, distinct, load, skewed if busiest is None else busiest, 0)
         try:
             arrays = np.broadcast_arrays(*(np.asarray(field, float) for field in fields))
         except ValueError:
@@ -110,13 +109,6 @@ class RankWork:
     def width(self) -> Floats:
         """Intermediate columns of an expert on one rank: tensor parallelism cuts them."""
         return self.shape.intermediate / self.tp
-
-    @property
-    def rank_tokens(self) -> Floats:
-        """Tokens with an expert here, where a token's choices fall independently."""
-        share = self.load / np.maximum(self.tokens * self.shape.top_k, 1)
-        touched: Floats = self.tokens * (1 - (1 - np.minimum(share, 1)) ** self.shape.top_k)
-        return touched
 
     @property
     def skew(self) -> Floats:

@@ -23,6 +23,8 @@ from moeprof.projection.moe_kernels.tables import (
 )
 from moeprof.quantity import Provenance
 
+ANY = ("any device", "any engine", "any kernel", "bf16")
+
 
 def test_the_whole_table_ships() -> None:
     cells = timed_cells()
@@ -64,13 +66,27 @@ def test_timed_points_read_back(hardware: str, routing: str) -> None:
 
 
 def test_correction_is_exact_where_routings_agree_and_linear_in_log_tokens() -> None:
-    nodes = timed_work("any", np.ones(1), np.ones(1)).at(0)
+    nodes = timed_work(ANY, np.ones(1), np.ones(1), 2.0).at(0)
     ratio = np.repeat(np.log(nodes.tokens[:, :1]), 3, axis=1)  # the same for every routing
-    work = timed_work("any", np.ones(1), np.ones(1)).at(0).at(slice(3, 9), 1)
+    work = timed_work(ANY, np.ones(1), np.ones(1), 2.0).at(0).at(slice(3, 9), 1)
     assert log_correction(nodes, ratio, work) == pytest.approx(np.log(work.tokens))
     between = work.at([2])
     between.tokens[:] = 48.0
     assert log_correction(nodes, ratio, between) == pytest.approx(np.log(48))
+
+
+def test_what_was_timed_from_the_cache_is_projected_from_memory() -> None:
+    # one expert at TP 2 is 54 MiB: half of an L40S's cache, 66 us from its memory
+    point = (M3_SHAPE, 1, 1, 1)
+    warm = moe_kernel_seconds("l40s", "trtllm", "bf16", *point, tp=2, ep=8, as_timed=True)
+    cold = moe_kernel_seconds("l40s", "trtllm", "bf16", *point, tp=2, ep=8)
+    assert cold.seconds > 3 * 6144 * 1536 * 2 / 864e9 > warm.seconds
+    plenty = (M3_SHAPE, 4096, 128, 16384)
+    ends = [
+        moe_kernel_seconds("l40s", "trtllm", "bf16", *plenty, as_timed=timed).seconds
+        for timed in (True, False)
+    ]
+    assert ends[0] == pytest.approx(ends[1])
 
 
 def test_provenance_weakens_with_distance() -> None:

@@ -15,6 +15,8 @@ from moeprof.projection.moe_kernels.timed_routings import (
     power_law_counts,
 )
 
+ANY = ("any device", "any engine", "any kernel", "bf16")
+
 
 @given(
     tokens=st.integers(1, 300),
@@ -56,7 +58,7 @@ def test_a_steeper_power_law_is_more_skewed_and_fills_the_timed_rank() -> None:
 def test_shipped_draws_are_those_of_the_rule() -> None:
     places = [(ep, t, r) for ep in (2, 64) for t in (4, 80, 512) for r in range(3)]
     for ep, tokens, routing in places:
-        work = timed_work("any", np.ones(1), np.full(1, ep))
+        work = timed_work(ANY, np.ones(1), np.full(1, ep), 2.0)
         at = (0, TIMED_TOKENS.index(tokens), routing)
         drawn = draw_timed_rank(ROUTINGS[routing], tokens, ep)
         shipped = work.distinct[at], work.load[at], work.busiest[at]
