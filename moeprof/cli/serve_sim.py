@@ -14,7 +14,11 @@ from typing import Annotated
 import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
+from moeprof.cli.traces import open_and_warn
 from moeprof.hardware import hardware_files
+from moeprof.model import load_model
+from moeprof.projection import calibrate_laws, read_measured, recorded_loads, shipped_laws
+from moeprof.projection.deployment import Held
 from moeprof.projection.serving import Targets, make_load, workload_names
 from moeprof.projection.serving.project import ServingProjection, project_serving
 from moeprof.report.text import serving_text
@@ -30,6 +34,7 @@ def run(
     ep: Annotated[int, typer.Option(help="Ways that experts go to ranks whole.")] = 1,
     dp: Annotated[int, typer.Option(help="Data-parallel groups, whose steps wait.")] = 1,
     engine: Annotated[str, typer.Option(help="vllm, sglang or trtllm.")] = "vllm",
+    engine_version: Annotated[str | None, typer.Option(help="Release of the engine.")] = None,
     kv_dtype: Annotated[str, typer.Option(help="Format of the KV cache.")] = "bf16",
     index_dtype: Annotated[str, typer.Option(help="Format of the index-key cache.")] = "bf16",
     concurrency: Annotated[
@@ -64,17 +69,33 @@ def run(
     max_num_seqs: Annotated[
         int | None, typer.Option(help="Sequences of a group. [the engine's default]")
     ] = None,
+    utilization: Annotated[
+        float | None,
+        typer.Option("--gpu-memory-utilization", help="Share of the card; the engine's own."),
+    ] = None,
     kv_tokens: Annotated[
         int | None, typer.Option(help="KV tokens of a group. [what the memory ledger leaves]")
     ] = None,
     draft_tokens: Annotated[int, typer.Option(help="Drafted a step, for speculation.")] = 0,
-    accepted: Annotated[float, typer.Option(help="Tokens that come of a step, on average.")] = 1.0,
+    acceptance_len: Annotated[
+        float, typer.Option(help="Tokens a step yields, the drafted and accepted ones too.")
+    ] = 1.0,
+    draft: Annotated[str | None, typer.Option(help="Draft model, such as eagle3-gqa.")] = None,
     mtp: Annotated[
         bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
     ] = False,
     own_clocks: Annotated[
         bool, typer.Option("--own-clocks", help="Data-parallel groups do not wait for each other.")
     ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="T", help="A recording: which experts steps read.")
+    ] = None,
+    transfer: Annotated[
+        str | None, typer.Option(help="How a recording of another model is carried over.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV of 2 to 5 of your own measurements.")
+    ] = None,
     ttft_ms: Annotated[float | None, typer.Option(help="Target that goodput counts by.")] = None,
     tpot_ms: Annotated[float | None, typer.Option(help="Target that goodput counts by.")] = None,
     seed: Annotated[int, typer.Option(help="Of lengths and arrivals.")] = 0,
@@ -95,8 +116,15 @@ def run(
         longest=max_model_len,
         seed=seed,
     )
+    loaded = load_model(model)
+    loads = None
+    if trace is not None:
+        loads = recorded_loads(open_and_warn(trace, quiet), loaded, ep=ep, transfer=transfer)
+    laws = shipped_laws()
+    if calibrate is not None:
+        laws = calibrate_laws(laws, read_measured(calibrate))
     projection = project_serving(
-        model,
+        loaded,
         hardware,
         load,
         precision=precision,
@@ -104,17 +132,20 @@ def run(
         ep=ep,
         dp=dp,
         engine=engine,
+        release=engine_version,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
+        held=Held(utilization=utilization, mtp=mtp, draft=draft),
         draft_tokens=draft_tokens,
-        accepted=accepted,
-        mtp=mtp,
+        accepted=acceptance_len,
         max_step_tokens=max_num_batched_tokens,
         max_sequences=max_num_seqs,
         kv_tokens=kv_tokens,
         lock_step=not own_clocks,
         targets=Targets(ttft_ms, tpot_ms),
+        laws=laws,
+        loads=loads,
     )
-    named = [requests] if requests is not None else []
+    named = [path for path in (requests, trace, calibrate) if path is not None]
     inputs = [*files_of(model), *hardware_files(hardware), *named]
     return Answer(projection, serving_text, json, inputs=inputs)

@@ -10,7 +10,9 @@ from pathlib import Path
 from moeprof.errors import InfeasibleError
 from moeprof.hardware import Cluster
 from moeprof.model import MoEModel, Precision
-from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, plan_deployment
+from moeprof.projection.closed_loop import Traffic
+from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, Held, plan_deployment
+from moeprof.projection.holding import deployment_ledger
 from moeprof.projection.laws import (
     FAMILIARITIES,
     Laws,
@@ -18,7 +20,7 @@ from moeprof.projection.laws import (
     provenance_of,
     shipped_laws,
 )
-from moeprof.projection.memory import MemoryLedger, project_memory
+from moeprof.projection.memory import MemoryLedger
 from moeprof.projection.parallelism import Parallelism
 from moeprof.projection.serving.delay import first_token_delay, mean_tokens, usual_running
 from moeprof.projection.serving.engine_policy import EnginePolicy, engine_policy
@@ -67,11 +69,12 @@ def project_serving(
     ep: int = 1,
     dp: int = 1,
     engine: str = DEFAULT_ENGINE,
+    release: str | None = None,
     kv_dtype: str = "bf16",
     index_dtype: str = "bf16",
+    held: Held | None = None,
     draft_tokens: int = 0,
     accepted: float = 1.0,
-    mtp: bool = False,
     max_step_tokens: int | None = None,
     max_sequences: int | None = None,
     kv_tokens: int | None = None,
@@ -82,7 +85,7 @@ def project_serving(
 ) -> ServingProjection:
     """Simulate `load` on `model`, as `engine` would serve it on `hardware`, request by request.
 
-    Deployment as in `project_deployment`, the rest as in `serve_deployment`. Raises InfeasibleError
+    Deployment as in `plan_deployment`, the rest as in `serve_deployment`. Raises InfeasibleError
     where the weights do not fit, and InputError for values out of range or a request that never
     fits.
     """
@@ -94,15 +97,17 @@ def project_serving(
         ep=ep,
         dp=dp,
         engine=engine,
+        release=release,
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
+        held=held,
     )
     card = deployment.cluster.profile.memory_bytes.value
     return serve_deployment(
         deployment,
         load,
         policy=engine_policy(engine, card).with_limits(max_step_tokens, max_sequences),
-        kv_tokens=kv_capacity(deployment, mtp) if kv_tokens is None else kv_tokens,
+        kv_tokens=kv_capacity(deployment) if kv_tokens is None else kv_tokens,
         draft_tokens=draft_tokens,
         accepted=accepted,
         lock_step=lock_step,
@@ -174,21 +179,9 @@ def serve_deployment(
     )
 
 
-def kv_capacity(deployment: Deployment, mtp: bool = False) -> int:
+def kv_capacity(deployment: Deployment) -> int:
     """Tokens of KV that one group has room for. Raises InfeasibleError where weights do not fit."""
-    split = deployment.parallelism
-    ledger = project_memory(
-        deployment.model,
-        deployment.cluster,
-        precision=deployment.precision,
-        tp=split.tp,
-        ep=split.ep,
-        dp=split.dp,
-        engine=deployment.engine,
-        kv_dtype=deployment.kv_dtype,
-        index_dtype=deployment.index_dtype,
-        mtp=mtp,
-    )
+    ledger = deployment_ledger(deployment, Traffic(concurrency=1, input_len=0, output_len=0))
     if not ledger.fits or ledger.max_kv_tokens < 1:
         raise InfeasibleError(_short(ledger))
     return ledger.max_kv_tokens

@@ -83,7 +83,7 @@ def test_the_command_answers_in_json_and_in_words(capsys: pytest.CaptureFixture[
         ("--workload chat", "say when requests come"),
         ("--workload x --rate 1", "no workload 'x'"),
         ("--workload chat --rate 1 --engine mlx", "no engine 'mlx'"),
-        ("--workload chat --rate 1 --accepted 2", "2.0 tokens a step"),
+        ("--workload chat --rate 1 --acceptance-len 2", "2.0 tokens a step"),
         ("--workload chat --rate 1 --ttft-ms -1", "the target ttft_ms is -1"),
         ("--requests none.csv --rate 1", "none.csv"),
     ],
@@ -113,3 +113,15 @@ def test_a_file_of_requests_is_among_the_inputs(
     document = json.loads(capsys.readouterr().out)
     assert [each["path"] for each in document["inputs"]] == [str(path)]
     assert document["result"]["requests"] == 2
+
+
+def test_a_recording_changes_what_steps_read(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "serve-sim minimax-m3 --hardware 8xh200 --precision mxfp8 --concurrency 8 --json"
+    options = [*line.split(), "--input-len", "512", "--output-len", "64", "--num-requests", "16"]
+    assert main(options) == 0
+    even = json.loads(capsys.readouterr().out)["result"]
+    recording = str(Path(__file__).parents[3] / "traces" / "tiny-m3.moetrace")
+    assert main([*options, "--trace", recording, "--transfer", "power-law", "--quiet"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["result"]["tpot_ms"]["p50"] != even["tpot_ms"]["p50"]
+    assert [each["path"] for each in document["inputs"]] == [recording]
