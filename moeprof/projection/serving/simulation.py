@@ -111,7 +111,7 @@ def _check_room(requests: SequenceOf[Request], pool: KVPool, kv_tokens: int | No
     if not pool.holds(longest.input_len + longest.output_len):
         raise InputError(
             f"a request of {longest.input_len} + {longest.output_len} tokens does not fit into a "
-            f"KV cache of {kv_tokens} tokens: shorten it (--max-model-len) or give the cache more memory"
+            f"KV cache of {kv_tokens} tokens: shorten it (--max-model-len) or give it more memory"
         )
 
 

@@ -121,7 +121,7 @@ def test_a_recording_changes_what_steps_read(capsys: pytest.CaptureFixture[str])
     assert main(options) == 0
     even = json.loads(capsys.readouterr().out)["result"]
     recording = str(Path(__file__).parents[3] / "traces" / "tiny-m3.moetrace")
-    assert main([*options, "--trace", recording, "--transfer", "power-law", "--quiet"]) == 0
+    assert main([*options, "--trace", recording, "--transfer", "distinct-ratio", "--quiet"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["result"]["tpot_ms"]["p50"] != even["tpot_ms"]["p50"]
     assert [each["path"] for each in document["inputs"]] == [recording]
