@@ -184,7 +184,7 @@ _CONSTANTS_HEAD = """\
 # datasheet's peaks; bands are factors on the prediction, for up to 512 tokens and for more.
 # law_band: errors on TP x EP cells left out. table_band: on token counts and routings left out.
 # assumed_near, assumed_far: errors of all groups with constants borrowed from other systems, where
-# one of these has the same bandwidth to 10 %, and where none has.
+# one of these is nearly the same (groups.py), and where none is.
 """
 
 

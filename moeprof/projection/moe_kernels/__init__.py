@@ -11,15 +11,20 @@ scalars or arrays, and `analysis`, `placement` or a routing model supplies them.
   (`data/`), read by distinct experts and load: `measured`.
 - `law.py`: six constants a group, where a table has no such cell or the shape is another: `fitted`.
 - `groups.py`: on hardware, engines or formats without a table, the datasheet's bandwidth and peak
-  with constants borrowed from the devices that run the kernel, the nearer in bandwidth the heavier
+  with constants borrowed from the devices that run the kernel, the nearer in both the heavier
   (without that kernel: one of the engine, with weights as narrow): `assumed`, with the band that
   leaving out whole systems gives. A new device needs its profile and nothing else.
-- `timed_routings.py`: what the routings that tables name (`power_law_1.01`) mean for a rank.
+- `timed_routings.py`: what the routings that tables name (`power_law_1.01`) mean for a rank;
+  `timed_kernel_seconds` predicts such a row, for comparison.
 
 `docs/validation/moe_kernels.md` has the errors of all of it, for every group.
 """
 
-from moeprof.projection.moe_kernels.estimate import KernelSeconds, moe_kernel_seconds
+from moeprof.projection.moe_kernels.estimate import (
+    KernelSeconds,
+    moe_kernel_seconds,
+    timed_kernel_seconds,
+)
 from moeprof.projection.moe_kernels.groups import KernelGroup, kernel_groups
 from moeprof.projection.moe_kernels.timed_routings import RankDraw, draw_timed_rank
 from moeprof.projection.moe_kernels.work import M3_SHAPE, ExpertShape
@@ -33,4 +38,5 @@ __all__ = [
     "draw_timed_rank",
     "kernel_groups",
     "moe_kernel_seconds",
+    "timed_kernel_seconds",
 ]

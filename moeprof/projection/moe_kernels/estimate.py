@@ -25,6 +25,7 @@ from moeprof.projection.moe_kernels.tables import (
     timed_cells,
     timed_work,
 )
+from moeprof.projection.moe_kernels.timed_routings import RankDraw, draw_timed_rank
 from moeprof.projection.moe_kernels.work import M3_SHAPE, ExpertShape, Floats, RankWork
 from moeprof.quantity import Provenance, Quantity
 from moeprof.result import Result
@@ -95,6 +96,45 @@ def moe_kernel_seconds(
     if not as_timed:
         seconds = np.maximum(seconds, roofline_seconds(peaks, work))
     return _banded(seconds, work, match)
+
+
+def timed_kernel_seconds(
+    hardware: str | HardwareProfile,
+    engine: str,
+    dtype: str,
+    routing: str,
+    tokens: int,
+    *,
+    tp: int = 1,
+    ep: int = 1,
+    kernel: str | None = None,
+    shape: ExpertShape = M3_SHAPE,
+) -> KernelSeconds:
+    """What aiconfigurator's collector would time for one row of its tables, named as they do.
+
+    `routing` is `balanced` or `power_law_EXPONENT`; other parameters and errors are those of
+    `moe_kernel_seconds`, which this asks for the mean rank that the routing gives.
+    """
+    drawn = _drawn(routing, tokens, ep, shape)
+    return moe_kernel_seconds(
+        hardware,
+        engine,
+        dtype,
+        shape,
+        tokens,
+        drawn.distinct,
+        drawn.load,
+        tp=tp,
+        ep=ep,
+        busiest=drawn.busiest,
+        kernel=kernel,
+        as_timed=True,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _drawn(routing: str, tokens: int, ep: int, shape: ExpertShape) -> RankDraw:
+    return draw_timed_rank(routing, tokens, ep, experts=shape.experts, top_k=shape.top_k)
 
 
 @lru_cache(maxsize=256)

@@ -22,8 +22,8 @@ from moeprof.projection.moe_kernels.tables import Group
 from moeprof.quantity import Provenance
 
 FEW_TOKENS = 512  # bands are kept apart below and above
-_SAME_SPEED = 0.05  # a difference of bandwidths, in logarithms, that says nothing
-_NEAR = 0.1  # a difference that devices of one generation have
+_SAME_SPEED = 0.1  # a distance between devices that says nothing
+_NEAR = 0.2  # devices of one generation are nearer than that
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _borrowed(hardware: HardwareProfile, engine: str, dtype: str, kernel: str | 
 
 
 def is_near(group: Group, hardware: HardwareProfile) -> bool:
-    """Whether the device of `group` is nearly the same: its maker's, with as fast a memory."""
+    """Whether the device of `group` is nearly the same: its maker's, and as fast."""
     same_maker = _profile(group[0]).vendor == hardware.vendor
     return same_maker and _distance(group, hardware) < _NEAR
 
@@ -159,9 +159,9 @@ def borrow_constants(
     """Constants for a group that is not in `fitted`, and the group they mostly come from.
 
     Of the groups most alike, which are those of the kernel, or else of the engine, with weights of
-    some 4 bits or of more as asked, the one on the device with the nearest bandwidth settles the
-    kernel. The constants are the geometric mean over all devices with that kernel, the nearer the
-    heavier.
+    some 4 bits or of more as asked, the one on the nearest device settles the kernel. The constants
+    are the geometric mean over all devices with that kernel, the nearer the heavier. Devices are
+    near whose memory bandwidth and BF16 peak are alike.
     """
 
     def unlike(group: Group) -> tuple[bool, bool, bool]:
@@ -179,8 +179,11 @@ def borrow_constants(
 
 
 def _distance(group: Group, hardware: HardwareProfile) -> float:
-    bandwidths = (device.memory_bandwidth.value for device in (_profile(group[0]), hardware))
-    return abs(math.log(next(bandwidths) / next(bandwidths)))
+    """How far apart two devices are in bandwidth and peak: the norm of both logarithms."""
+    timed = _profile(group[0])
+    bandwidth = timed.memory_bandwidth.value / hardware.memory_bandwidth.value
+    peak = timed.dense_tflops("bf16").value / hardware.dense_tflops("bf16").value
+    return math.hypot(math.log(bandwidth), math.log(peak))
 
 
 @cache

@@ -10,9 +10,9 @@ from moeprof.model.moe_model import MoEModel
 from moeprof.projection.moe_kernels import (
     M3_SHAPE,
     ExpertShape,
-    draw_timed_rank,
     kernel_groups,
     moe_kernel_seconds,
+    timed_kernel_seconds,
 )
 from moeprof.projection.moe_kernels.tables import (
     ROUTINGS,
@@ -54,11 +54,7 @@ def test_timed_points_read_back(hardware: str, routing: str) -> None:
     place = np.flatnonzero((cell.tp == 2) & (cell.ep == 8))[0]
     errors = []
     for row, tokens in enumerate(TIMED_TOKENS):
-        drawn = draw_timed_rank(routing, tokens, 8)
-        answer = moe_kernel_seconds(
-            hardware, "trtllm", "bf16", M3_SHAPE, tokens, drawn.distinct, drawn.load,
-            busiest=drawn.busiest, tp=2, ep=8, as_timed=True,
-        )  # fmt: skip
+        answer = timed_kernel_seconds(hardware, "trtllm", "bf16", routing, tokens, tp=2, ep=8)
         assert answer.provenance is Provenance.MEASURED
         measured = cell.seconds[place, row, ROUTINGS.index(routing)]
         errors.append(abs(float(answer.seconds) / measured - 1))
