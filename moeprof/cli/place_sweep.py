@@ -1,4 +1,7 @@
-"""How many redundant experts, and what do they cost: imbalance and GiB, side by side."""
+"""How many redundant experts, and what do they cost: imbalance, GiB and, on hardware, tokens/s.
+
+With --hardware, --batch requests are served at a time.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from typing import Annotated
 
 import typer
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
 from moeprof.cli.progress import Progress
 from moeprof.cli.ranges import parse_numbers
 from moeprof.cli.traces import TraceArgument, open_and_warn
+from moeprof.errors import InputError
+from moeprof.hardware import hardware_files
 from moeprof.placement import SOLVERS
 from moeprof.placement.replay import Share
 from moeprof.placement.sweep import RedundancySweep, sweep_redundancy
 from moeprof.placement.windows import SplitBy
+from moeprof.projection.placed_speed import project_sweep
 from moeprof.report.text import sweep_text
 from moeprof.trace import Phase
 
@@ -34,6 +40,18 @@ def run(
     phase: Annotated[str, typer.Option(help="Tokens that are judged.")] = "all",
     share: Annotated[Share, typer.Option(help="How replicas share tokens.")] = Share.EQUAL,
     resamples: Annotated[int, typer.Option(help="Samples of requests, for intervals.")] = 100,
+    hardware: Annotated[
+        str | None, typer.Option(help="Output tokens/s on it too: 8xh200; needs --batch.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="That is served; the recorded one.")
+    ] = None,
+    transfer: Annotated[
+        str | None, typer.Option(help="How a recording of another model is carried over.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Of the checkpoint that is served.")] = "bf16",
+    input_len: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 1024,
+    output_len: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 1024,
     seed: Annotated[int, typer.Option(help="Of splits, searches and samples.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -56,4 +74,19 @@ def run(
             resamples=resamples,
             seed=seed,
         )
-    return Answer(result, sweep_text, json, inputs=[trace])
+    if hardware is None and model is not None:
+        raise InputError("--model is what --hardware serves: give both")
+    if hardware is not None:
+        result = project_sweep(
+            result,
+            opened,
+            hardware,
+            model=model,
+            transfer=transfer,
+            precision=precision,
+            input_len=input_len,
+            output_len=output_len,
+        )
+    named = [] if hardware is None else hardware_files(hardware)
+    inputs = [trace, *named, *([] if model is None else files_of(model))]
+    return Answer(result, sweep_text, json, inputs=inputs)

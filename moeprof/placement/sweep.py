@@ -16,6 +16,7 @@ from moeprof.placement.placement import Placement
 from moeprof.placement.replay import Interval, PlacementJudgement, Share, judge_placements
 from moeprof.placement.topology import Topology
 from moeprof.placement.windows import SplitBy, split_windows
+from moeprof.quantity import Quantity
 from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Phase, Trace
 
@@ -38,6 +39,8 @@ class SweepRow(Result):
     duplicates: int
     redundant_bytes_per_gpu: dict[str, float]  # by weight format; empty where sizes are not known
     placement: Placement = field(repr=False, metadata=NOT_JSON)
+    tok_s: Quantity | None = None  # output tokens/s, where a projection was asked for
+    fits: bool | None = None  # in the GPUs' memory, there
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def sweep_redundancy(
     )
 
 
-def _figures(verdict: PlacementJudgement) -> dict[str, Interval]:
+def _figures(verdict: PlacementJudgement) -> dict[str, Any]:
     names = ("imbalance", "step_imbalance", "busiest_mean", "busiest_p99")
     return {name: getattr(verdict, name) for name in (*names, "step_imbalance_less_first")}
 

@@ -6,6 +6,7 @@ from moeprof.placement.mix import MixResult
 from moeprof.placement.online import OnlineResult, Rebalance
 from moeprof.placement.replay import Interval
 from moeprof.placement.sweep import RedundancySweep, SweepRow
+from moeprof.quantity import Quantity
 from moeprof.report.placement_figures import PlacementFigures
 from moeprof.report.text.layout import clipped, pairs, table, wrapped
 from moeprof.report.wording import counted, held_bytes, percent
@@ -33,6 +34,7 @@ def sweep_text(sweep: RedundancySweep) -> str:
     rows = [_sweep_row(row, known) for row in sweep.rows]
     parts = [wrapped(head), table(columns, rows)]
     parts += [_memory_table(sweep.rows, formats)] if formats else []
+    parts += [_speed_table(sweep.rows)] if sweep.rows[0].tok_s else []
     return "\n\n".join([*parts, wrapped(notes)])
 
 
@@ -41,6 +43,18 @@ def _memory_table(rows: list[SweepRow], formats: list[str]) -> str:
     columns = ["redundant", *(f"{name} on a GPU" for name in formats)]
     sizes = [[held_bytes(row.redundant_bytes_per_gpu[name]) for name in formats] for row in rows]
     return table(columns, [[f"{row.redundant:,}", *s] for row, s in zip(rows, sizes, strict=True)])
+
+
+def _speed_table(rows: list[SweepRow]) -> str:
+    """Projected output tokens/s, where they were asked for."""
+    columns = ["redundant", "output tok/s", "80 % band", "", "in memory"]
+    return table(columns, [_speed_row(row, row.tok_s) for row in rows if row.tok_s])
+
+
+def _speed_row(row: SweepRow, speed: Quantity) -> list[str]:
+    band = "-" if speed.low is None else f"{speed.low:,.0f} to {speed.high:,.0f}"
+    fits = "fits" if row.fits else "does not fit"
+    return [f"{row.redundant:,}", f"{speed.value:,.0f}", band, speed.provenance.value, fits]
 
 
 def _sweep_row(row: SweepRow, known: bool) -> list[str]:
