@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from moeprof.projection.serving.project import project_serving
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
+    from moeprof.sweep import make_grid, read_grid, sweep_grid
     from moeprof.synth import (
         RoutingTargets,
         Traffic,
@@ -119,6 +120,7 @@ _HOMES = {
     "load_hardware": "hardware",
     "load_model": "model",
     "lru_curve": "cache",
+    "make_grid": "sweep",
     "measure_traffic": "placement",
     "merge_traces": "trace",
     "migrate_trace": "trace",
@@ -132,6 +134,7 @@ _HOMES = {
     "project_deployment": "projection",
     "project_table": "projection",
     "calibrate_laws": "projection",
+    "read_grid": "sweep",
     "read_measured": "projection",
     "recorded_loads": "projection",
     "shipped_laws": "projection",
@@ -148,6 +151,7 @@ _HOMES = {
     "slice_trace": "trace",
     "solve_placement": "placement",
     "study_placement": "placement.study",
+    "sweep_grid": "sweep",
     "sweep_redundancy": "placement.sweep",
     "synthesize_rows": "trace",
     "synthesize_trace": "synth",
@@ -192,6 +196,7 @@ __all__ = [
     "load_hardware",
     "load_model",
     "lru_curve",
+    "make_grid",
     "measure_traffic",
     "merge_traces",
     "migrate_trace",
@@ -206,6 +211,7 @@ __all__ = [
     "project_memory",
     "project_serving",
     "project_table",
+    "read_grid",
     "read_measured",
     "read_plan",
     "rebatch",
@@ -220,6 +226,7 @@ __all__ = [
     "slice_trace",
     "solve_placement",
     "study_placement",
+    "sweep_grid",
     "sweep_redundancy",
     "synthesize_rows",
     "synthesize_trace",

@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "offload": ("offload", "expert slots, policy and speed where GPU memory is too small"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "serve-sim": ("serve_sim", "requests one by one: TTFT and TPOT as distributions, goodput"),
+    "sweep": ("sweep", "a grid of deployments, in parallel, and its Pareto front"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),
     "hardware list": ("hardware_list", "the hardware profiles that come with moeprof"),
     "hardware show": ("hardware_show", "every figure of a machine or device with its source"),

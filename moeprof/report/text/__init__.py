@@ -3,6 +3,7 @@
 from moeprof.report.text.conversion import edit_text, export_text, import_text, merge_text
 from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
+from moeprof.report.text.grid_sweep import grid_sweep_text
 from moeprof.report.text.hardware import hardware_list_text, hardware_text, probe_text
 from moeprof.report.text.load import load_text
 from moeprof.report.text.locality import locality_text
@@ -37,6 +38,7 @@ __all__ = [
     "export_text",
     "findings_text",
     "gib_text",
+    "grid_sweep_text",
     "hardware_list_text",
     "hardware_text",
     "import_text",
