@@ -114,8 +114,8 @@ def test_whole_admission_never_preempts() -> None:
 def test_engine_defaults_follow_the_memory_of_the_gpu() -> None:
     small, large = (engine_policy("vllm", gib * 2**30) for gib in (24, 141))
     assert (small.max_step_tokens, large.max_step_tokens) == (2048, 8192)
-    sizes = [engine_policy("sglang", gib * 2**30).max_step_tokens for gib in (16, 24, 80, 192)]
-    assert sizes == [2048, 4096, 8192, 16384]
+    sizes = [engine_policy("sglang", gib * 2**30).max_step_tokens for gib in (16, 24, 48, 80, 192)]
+    assert sizes == [2048, 4096, 4096, 8192, 16384]
     assert all(engine_policy(name).source for name in ("vllm", "sglang", "trtllm"))
 
 
