@@ -15,6 +15,7 @@ from moeprof.projection.deployment import DEFAULT_ENGINE, Deployment, Held, plan
 from moeprof.projection.holding import deployment_ledger
 from moeprof.projection.laws import (
     FAMILIARITIES,
+    Band,
     Laws,
     familiarity,
     provenance_of,
@@ -41,7 +42,8 @@ class ServingProjection(ServingOutcome):
 
     `bands` holds the ends of each latency percentile and rate: the same simulation with every step
     as fast and as slow as the 80 % band of the step law, so how the law is off on average and not
-    what it does from step to step. `kv_capacity_tokens` is what one data-parallel group holds, and
+    what it does from step to step; those of `ttft_ms` are no narrower than the band of the law of
+    the first token. `kv_capacity_tokens` is what one data-parallel group holds, and
     `delay_ms` what a first token takes beside the engine's steps (`first_token_delay`).
     """
 
@@ -162,6 +164,9 @@ def serve_deployment(
 
     band = laws.bands["tpot"][near]
     middle, fast, slow = run(1.0), run(min(band.low, 1.0)), run(max(band.high, 1.0))
+    bands = _bands(middle, fast, slow) | {
+        "ttft_ms": _first_token_bands(laws.bands["ttft"][near], middle, fast, slow)
+    }
     return ServingProjection(
         **vars(middle),
         model=deployment.model.name,
@@ -171,7 +176,7 @@ def serve_deployment(
         engine=policy,
         load=load,
         kv_capacity_tokens=kv_tokens,
-        bands=_bands(middle, fast, slow),
+        bands=bands,
         delay_ms=1e3 * delay_s,
         provenance=provenance_of(laws.step, groups),
         familiarity=near,
@@ -204,6 +209,15 @@ def _bands(*runs: ServingOutcome) -> dict[str, Ends | dict[str, Ends | None]]:
     for name in ("output_tok_s", "total_tok_s", "requests_per_s", "goodput"):
         values = [getattr(run, name) for run in runs]
         found[name] = (min(values), max(values))
+    return found
+
+
+def _first_token_bands(band: Band, *runs: ServingOutcome) -> dict[str, Ends | None]:
+    """As `_bands`, and not narrower than the law of the first token was off."""
+    found: dict[str, Ends | None] = {}
+    for key, value in runs[0].ttft_ms.items():
+        own = [] if value is None else [value * band.low, value * band.high]
+        found[key] = _ends([*own, *(run.ttft_ms[key] for run in runs)])
     return found
 
 

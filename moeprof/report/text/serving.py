@@ -93,7 +93,7 @@ def _notes(served: ServingProjection) -> Iterator[str]:
         for part in (getattr(served.load.workload, name) for name in parts):
             if not part.source.startswith("as "):
                 yield f"Lengths: {part.provenance}, {part.source}."
-    yield f"Bands are those of the step law: {served.source}."
+    yield f"Bands are those of the laws: {served.source}."
 
 
 def _pair(ends: Ends | Mapping[str, Ends | None]) -> Ends:

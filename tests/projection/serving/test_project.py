@@ -10,7 +10,7 @@ import pytest
 
 from moeprof.cli.main import main
 from moeprof.errors import InfeasibleError, InputError
-from moeprof.projection import project_deployment
+from moeprof.projection import project_deployment, shipped_laws
 from moeprof.projection.serving import make_load
 from moeprof.projection.serving.project import ServingProjection, project_serving
 
@@ -38,6 +38,10 @@ def test_bands_hold_the_values_and_say_what_they_rest_on() -> None:
             assert low < value < high
     low, high = served.bands["output_tok_s"]  # type: ignore[misc]
     assert low < served.output_tok_s < high  # type: ignore[operator]
+    band = shipped_laws().bands["ttft"][served.familiarity]
+    low, high = served.bands["ttft_ms"]["p50"]  # type: ignore[index, misc]
+    value = served.ttft_ms["p50"]
+    assert low <= value * band.low and value * band.high <= high  # type: ignore[operator]
     assert served.provenance.value in ("fitted", "assumed")
     assert served.source
 
