@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         recorded_loads,
         shipped_laws,
     )
+    from moeprof.projection.serving import make_load
     from moeprof.projection.serving.project import project_serving
     from moeprof.quantity import Provenance, Quantity
     from moeprof.report import gather_report, write_report
@@ -121,6 +122,7 @@ _HOMES = {
     "load_model": "model",
     "lru_curve": "cache",
     "make_grid": "sweep",
+    "make_load": "projection.serving",
     "measure_traffic": "placement",
     "merge_traces": "trace",
     "migrate_trace": "trace",
@@ -197,6 +199,7 @@ __all__ = [
     "load_model",
     "lru_curve",
     "make_grid",
+    "make_load",
     "measure_traffic",
     "merge_traces",
     "migrate_trace",
