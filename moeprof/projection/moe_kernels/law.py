@@ -74,9 +74,10 @@ def roofline_seconds(peaks: Peaks, work: RankWork) -> Floats:
 def _activation_bytes(kernel: str, peaks: Peaks, work: RankWork) -> Floats:
     """Bytes of activations [points] at one pass.
 
-    CUTLASS kernels in BF16 copy each (token, expert) pair to its expert's rows and back; of the
-    others, and of 4-bit ones, whose pairs are a quarter as wide, tokens alone are seen in tables.
+    CUTLASS kernels copy each (token, expert) pair to its expert's rows and back, as wide as the
+    weights are; of the others tables show tokens alone.
     """
-    pairs_move = is_cutlass(kernel) and peaks.weight_bytes >= 1
-    vectors = 2 * work.tokens + 4 * work.load if pairs_move else 6 * work.tokens
+    width = min(peaks.weight_bytes / _ACTIVATION_BYTES, 1)
+    copied = 2 * work.tokens + 4 * width * work.load
+    vectors = copied if is_cutlass(kernel) else 6 * work.tokens
     return vectors * work.shape.hidden * _ACTIVATION_BYTES
