@@ -41,7 +41,7 @@ from moeprof.projection.routing import (
     moe_seconds,
     redundancy_speeds,
     routing_for,
-    routing_sensitivity,
+    study_routing,
     value_of_gib,
 )
 from moeprof.report.text import gib_text, mix_speeds_text, sensitivity_text, speeds_text
@@ -88,7 +88,7 @@ def m3() -> None:
         (Phase.PREFILL, prefill, None),
         (Phase.PREFILL, prefill, "english"),
     ):
-        result = routing_sensitivity(
+        result = study_routing(
             open_trace(SHIPPED),
             load_model("minimax-m3"),
             ranks=RANKS,

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         recorded_loads,
         shipped_laws,
     )
+    from moeprof.projection.routing import study_routing
     from moeprof.projection.serving import make_load
     from moeprof.projection.serving.project import project_serving
     from moeprof.quantity import Provenance, Quantity
@@ -153,6 +154,7 @@ _HOMES = {
     "slice_trace": "trace",
     "solve_placement": "placement",
     "study_placement": "placement.study",
+    "study_routing": "projection.routing",
     "sweep_grid": "sweep",
     "sweep_redundancy": "placement.sweep",
     "synthesize_rows": "trace",
@@ -229,6 +231,7 @@ __all__ = [
     "slice_trace",
     "solve_placement",
     "study_placement",
+    "study_routing",
     "sweep_grid",
     "sweep_redundancy",
     "synthesize_rows",

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "place export": ("place_export", "a placement as the file and flags that an engine loads"),
     "offload": ("offload", "expert slots, policy and speed where GPU memory is too small"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
+    "project routing": ("project_routing", "what a step's time hangs on routing, and on placement"),
     "serve-sim": ("serve_sim", "requests one by one: TTFT and TPOT as distributions, goodput"),
     "sweep": ("sweep", "a grid of deployments, in parallel, and its Pareto front"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),

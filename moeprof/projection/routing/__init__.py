@@ -11,7 +11,7 @@ from moeprof.projection.routing.sensitivity import (
     RoutingSensitivity,
     SensitivityRow,
     judged_windows,
-    routing_sensitivity,
+    study_routing,
 )
 from moeprof.projection.routing.speeds import (
     PlacedSpeed,
@@ -58,8 +58,8 @@ __all__ = [
     "offloaded_speed",
     "redundancy_speeds",
     "routing_for",
-    "routing_sensitivity",
     "shape_of",
+    "study_routing",
     "tok_s_of",
     "value_of_gib",
 ]

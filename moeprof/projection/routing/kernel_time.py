@@ -7,12 +7,17 @@ most.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import ceil
+
 import numpy as np
 
 from moeprof.hardware import HardwareProfile
 from moeprof.projection.moe_kernels import ExpertShape, moe_kernel_seconds
 from moeprof.projection.routing.step_load import StepLoad
 from moeprof.quantity import Quantity
+
+_SLACK = 1e-6  # means of many steps carry rounding
 
 
 def moe_seconds(
@@ -23,14 +28,15 @@ def moe_seconds(
     dtype: str,
     *,
     tp: int = 1,
-    redundant: int = 0,
 ) -> Quantity:
     """Seconds of all MoE layers of a step, and as good as the weaker of load and kernel.
 
-    `tp` cuts each expert, `redundant` are slots of a layer beyond one for each expert; the rest is
-    as `moe_kernel_seconds` says, which also says what is raised. The band is the kernel's.
+    `tp` cuts each expert; the rest is as `moe_kernel_seconds` says, which also says what is raised.
+    The band is the kernel's. A rank that reads more experts than its even part has replicas: the
+    kernel is then one of as many experts a rank.
     """
-    physical = ExpertShape(shape.hidden, shape.intermediate, shape.experts + redundant, shape.top_k)
+    slots = ceil(float(np.max(load.most_distinct, initial=0.0)) - _SLACK)
+    physical = replace(shape, experts=max(shape.experts, slots * load.ranks))
     kernel = moe_kernel_seconds(
         hardware,
         engine,

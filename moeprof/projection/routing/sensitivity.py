@@ -78,7 +78,7 @@ class RoutingSensitivity(Result):
     placement: Placement | None = field(repr=False, metadata=NOT_JSON)  # None on one rank
 
 
-def routing_sensitivity(
+def study_routing(
     trace: Trace,
     model: MoEModel | None = None,
     *,
