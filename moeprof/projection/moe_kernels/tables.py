@@ -62,7 +62,7 @@ def timed_cells() -> dict[Group, TimedCells]:
     table = _read(seconds_table_file())
     names = _group_names(table)
     tp, ep = (table[name].to_numpy().astype(float) for name in ("tp", "ep"))
-    points = table["seconds"].combine_chunks().flatten().to_numpy().astype(float)
+    points = table["seconds"].chunk(0).values.to_numpy().astype(float)
     seconds = points.reshape(-1, len(TIMED_TOKENS), len(ROUTINGS))
     places: dict[Group, list[int]] = {}
     for place, group in enumerate(names):
@@ -83,7 +83,8 @@ def _group_names(table: Any) -> list[Group]:
 def _read(path: Path) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.read_table(path)
+    # `read_table` imports pyarrow.dataset first, which takes longer than all the rest.
+    return pq.ParquetFile(path).read(use_threads=False)
 
 
 @cache
