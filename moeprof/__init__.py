@@ -48,7 +48,11 @@ if TYPE_CHECKING:
     from moeprof.placement.study import study_placement
     from moeprof.placement.sweep import sweep_redundancy
     from moeprof.projection import (
+        LatencyTargets,
+        advise_deployment,
         calibrate_laws,
+        launch_command,
+        plan_traffic,
         project_deployment,
         project_memory,
         project_table,
@@ -90,6 +94,7 @@ if TYPE_CHECKING:
 
 # public name: the package that defines it
 _HOMES = {
+    "LatencyTargets": "projection",
     "MoEModel": "model",
     "MoeprofError": "errors",
     "Phase": "trace",
@@ -103,6 +108,7 @@ _HOMES = {
     "Trace": "trace",
     "TraceWriter": "trace",
     "Traffic": "synth",
+    "advise_deployment": "projection",
     "analyze_load": "analysis",
     "analyze_locality": "analysis",
     "analyze_specialization": "analysis",
@@ -118,6 +124,7 @@ _HOMES = {
     "judge_cache": "cache",
     "judge_fit": "synth",
     "judge_placements": "placement.replay",
+    "launch_command": "projection",
     "list_hardware": "hardware",
     "load_hardware": "hardware",
     "load_model": "model",
@@ -131,6 +138,7 @@ _HOMES = {
     "open_trace": "trace",
     "place_online": "placement.online",
     "plan_offload": "offload",
+    "plan_traffic": "projection",
     "place_load": "placement",
     "place_trace": "placement",
     "probe_hardware": "hardware.probe",
@@ -166,6 +174,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "LatencyTargets",
     "MoEModel",
     "MoeprofError",
     "Phase",
@@ -180,6 +189,7 @@ __all__ = [
     "TraceWriter",
     "Traffic",
     "__version__",
+    "advise_deployment",
     "analyze_load",
     "analyze_locality",
     "analyze_specialization",
@@ -196,6 +206,7 @@ __all__ = [
     "judge_cache",
     "judge_fit",
     "judge_placements",
+    "launch_command",
     "list_hardware",
     "load_hardware",
     "load_model",
@@ -211,6 +222,7 @@ __all__ = [
     "place_online",
     "place_trace",
     "plan_offload",
+    "plan_traffic",
     "probe_hardware",
     "project_deployment",
     "project_memory",

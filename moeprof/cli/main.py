@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "place figures": ("place_figures", "a placement as PNG: GPUs, layers, redundancy, time, nodes"),
     "place export": ("place_export", "a placement as the file and flags that an engine loads"),
     "offload": ("offload", "expert slots, policy and speed where GPU memory is too small"),
+    "advise": ("advise", "the cheapest deployments that meet targets, and their command lines"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
     "project routing": ("project_routing", "what a step's time hangs on routing, and on placement"),
     "serve-sim": ("serve_sim", "requests one by one: TTFT and TPOT as distributions, goodput"),

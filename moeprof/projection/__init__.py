@@ -1,5 +1,13 @@
 """From model and hardware to a deployment: memory per rank, speed with its band, and cost."""
 
+from moeprof.projection.advice import (
+    Advice,
+    LatencyTargets,
+    Option,
+    advise_deployment,
+    launch_command,
+    plan_traffic,
+)
 from moeprof.projection.bounds import decode_bound, decode_read_bytes
 from moeprof.projection.calibration import Measured, calibrate_laws
 from moeprof.projection.closed_loop import Traffic
@@ -16,19 +24,25 @@ __all__ = [
     "ENGINES",
     "FAMILIARITIES",
     "PREDICTION",
+    "Advice",
     "Deployment",
     "DeploymentProjection",
+    "LatencyTargets",
     "Laws",
     "Measured",
     "MemoryLedger",
+    "Option",
     "Parallelism",
     "ProjectedTable",
     "Speed",
     "Traffic",
+    "advise_deployment",
     "calibrate_laws",
     "decode_bound",
     "decode_read_bytes",
+    "launch_command",
     "plan_deployment",
+    "plan_traffic",
     "project_deployment",
     "project_memory",
     "project_speed",

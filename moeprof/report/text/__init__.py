@@ -1,5 +1,6 @@
 """Results as text for a terminal: 80 columns, aligned, with units, and no colour to rely on."""
 
+from moeprof.report.text.advice import advice_text
 from moeprof.report.text.conversion import edit_text, export_text, import_text, merge_text
 from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
@@ -33,6 +34,7 @@ from moeprof.report.text.synth import judgement_text, synth_text
 from moeprof.report.text.trace import trace_info_text
 
 __all__ = [
+    "advice_text",
     "curve_text",
     "edit_text",
     "export_text",

@@ -1,0 +1,89 @@
+"""Which deployment to take: options by cost, the reason, and what to type."""
+
+from __future__ import annotations
+
+from moeprof.projection import FAMILIARITIES, Advice, Option
+from moeprof.projection.advice.reason import split_name
+from moeprof.quantity import Quantity
+from moeprof.report.text.layout import printable, table, wrapped
+from moeprof.report.wording import counted
+
+
+def advice_text(advice: Advice, top: int = 5) -> str:
+    """The question, `top` options, the reason for the first, and their command lines."""
+    parts = [wrapped(_question(advice))]
+    if not advice.found:
+        return "\n\n".join([*parts, wrapped(_none(advice)), *_nearest(advice)])
+    shown = advice.options[:top]
+    parts += [options_table(shown), wrapped(f"First: {advice.reason}."), wrapped(_notes(advice))]
+    parts += [commands_text(shown)]
+    return "\n\n".join(parts)
+
+
+def options_table(options: list[Option]) -> str:
+    """One line an option, with bands."""
+    rows = [
+        [
+            f"{number} {option.hardware}",
+            option.precision,
+            split_name(option.parallelism),
+            option.concurrency,
+            _digits(option.tpot_ms),
+            "-" if option.ttft_ms is None else _digits(option.ttft_ms),
+            f"{option.output_tok_s.value:,.0f}",
+            _money(option.cost_per_million_tokens),
+            "yes" if option.sure else "middle",
+        ]
+        for number, option in enumerate(options, start=1)
+    ]
+    heads = ["", "format", "split", "reqs", "TPOT ms", "TTFT ms", "tok/s", "USD/M", "holds"]
+    return table(heads, rows, left=3)
+
+
+def commands_text(options: list[Option]) -> str:
+    """The command line of each option, unwrapped so that it can be copied, and its files."""
+    lines = []
+    for number, option in enumerate(options, start=1):
+        lines.append(f"{number}  {printable(option.command)}")
+        for name, text in option.files.items():
+            lines += [f"   {name}:", *(f"     {line}" for line in text.splitlines())]
+    return "\n".join(lines)
+
+
+def _question(advice: Advice) -> str:
+    targets = advice.targets
+    asked = {"TPOT": targets.tpot_ms, "TTFT": targets.ttft_ms}
+    within = [f"{name} of {value:,g} ms" for name, value in asked.items() if value is not None]
+    cached = f", {advice.cached_len:,} of them cached" if advice.cached_len else ""
+    end = " at the upper end of the band" if targets.sure else ""
+    return (
+        f"{advice.model} by {advice.engine}, {advice.input_len:,} tokens in{cached} and "
+        f"{advice.output_len:,} out, within {' and '.join(within) or 'any time'}{end}: "
+        f"{counted(advice.searched, 'deployment')} searched"
+    )
+
+
+def _none(advice: Advice) -> str:
+    return f"None meets the targets. Nearest: {advice.reason}."
+
+
+def _nearest(advice: Advice) -> list[str]:
+    option = advice.nearest.option if advice.nearest else None
+    return [] if option is None else [options_table([option]), commands_text([option])]
+
+
+def _notes(advice: Advice) -> str:
+    first = advice.options[0]
+    return (
+        f"Times and rates are {first.tpot_ms.provenance} ({FAMILIARITIES[first.familiarity]}), "
+        "with 80 % bands in the JSON; holds says whether their upper ends meet the targets too. "
+        "USD/M is of a million output tokens at full load, hosts and network not counted."
+    )
+
+
+def _digits(time: Quantity) -> str:
+    return f"{time.value:,.0f}" if time.value >= 100 else f"{time.value:.3g}"
+
+
+def _money(cost: Quantity | None) -> str:
+    return "?" if cost is None else f"{cost.value:.2f}"
