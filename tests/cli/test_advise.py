@@ -27,7 +27,7 @@ def test_options_have_the_keys_that_users_rely_on(capsys: pytest.CaptureFixture[
         assert set(option["parallelism"]) == {"tp", "ep", "dp", "pp"}
         for name in ("tpot_ms", "ttft_ms", "output_tok_s", "cost_per_million_tokens"):
             assert option[name]["low"] <= option[name]["value"] <= option[name]["high"]
-            assert option[name]["provenance"] in ("fitted", "assumed")
+            assert option[name]["provenance"] in ("fitted", "specified", "assumed")
 
 
 def test_the_text_has_commands_that_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
