@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -83,16 +83,15 @@ def moe_kernel_seconds(
     match, peaks = _prepared(hardware, engine, dtype, kernel)
     work = RankWork.of(shape, tokens, distinct, load, tp=tp, ep=ep, busiest=busiest)
     group = match.group
-    name = kernel or group.kernel
     if as_timed:
         work = as_collected(group.hardware, work, peaks.weight_bytes)
-    seconds = law_seconds(name, group.constants, peaks, work)
+    seconds = law_seconds(match.tiles, group.constants, peaks, work)
     cell = None
     if match.provenance is Provenance.FITTED and shape == M3_SHAPE:
         cell = _cell_nodes(group, int(tp), int(ep))
     if cell is not None:
         seconds = seconds * np.exp(log_correction(*cell, work))
-        match = Match(group, Provenance.MEASURED, group.table_band)
+        match = replace(match, provenance=Provenance.MEASURED, band=group.table_band)
     if not as_timed:
         seconds = np.maximum(seconds, roofline_seconds(peaks, work))
     return _banded(seconds, work, match)

@@ -19,9 +19,11 @@ from moeprof.hardware import HardwareProfile, load_profile
 from moeprof.model.formats import weight_format
 from moeprof.projection.moe_kernels.law import LawConstants, Peaks
 from moeprof.projection.moe_kernels.tables import Group
+from moeprof.projection.moe_kernels.tiles import UNPACKING
 from moeprof.quantity import Provenance
 
 FEW_TOKENS = 512  # bands are kept apart below and above
+_FP8 = ("fp8", "fp8_block", "mxfp8")
 _SAME_SPEED = 0.1  # a distance between devices that says nothing
 _NEAR = 0.2  # devices of one generation are nearer than that
 
@@ -55,11 +57,15 @@ class KernelGroup:
 
 @dataclass(frozen=True)
 class Match:
-    """The group whose constants are used, and how far it is from what was asked."""
+    """The group whose constants are used, and how far it is from what was asked.
+
+    `tiles` is the kernel whose tiles are taken (`tiles.py`).
+    """
 
     group: KernelGroup
     provenance: Provenance
     band: Band
+    tiles: str
 
 
 @cache
@@ -93,20 +99,25 @@ def _ends(ends: list[float]) -> tuple[float, float]:
 def peaks_of(hardware: str | HardwareProfile, dtype: str) -> Peaks:
     """Datasheet figures for weights in `dtype`.
 
-    Weights of 4 bits are computed in FP4 where the device has it (NVFP4) and in BF16 otherwise, as
-    kernels that only store weights so do; FP8 in FP8 where it has that.
+    NVFP4 is computed in FP4 where the device has it and MXFP4 there in FP8, as its activations are;
+    FP8 in FP8; all else, and all on devices without the units, in BF16 after unpacking.
     """
     profile = load_profile(hardware) if isinstance(hardware, str) else hardware
     stored = weight_format(dtype)
-    computed = "bf16"
-    for name, figure in (("nvfp4", "fp4"), ("fp8", "fp8"), ("mxfp8", "fp8")):
-        if stored.name.startswith(name) and f"dense_tflops_{figure}" in profile.figures:
-            computed = figure
     return Peaks(
         bytes_per_s=profile.memory_bandwidth.value,
-        flop_per_s=profile.dense_tflops(computed).value * 1e12,
+        flop_per_s=profile.dense_tflops(_computed_in(profile, stored.name)).value * 1e12,
         weight_bytes=stored.bits_per_weight / 8,
     )
+
+
+def _computed_in(profile: HardwareProfile, dtype: str) -> str:
+    has = {figure for figure in ("fp4", "fp8") if f"dense_tflops_{figure}" in profile.figures}
+    if dtype == "nvfp4" and "fp4" in has:
+        return "fp4"
+    if (dtype == "mxfp4" and has == {"fp4", "fp8"}) or (dtype in _FP8 and "fp8" in has):
+        return "fp8"
+    return "bf16"
 
 
 def find_group(
@@ -129,7 +140,7 @@ def find_group(
         and kernel in (None, group.kernel)
     ]
     if own:
-        return Match(own[0], Provenance.FITTED, own[0].law_band)
+        return Match(own[0], Provenance.FITTED, own[0].law_band, own[0].kernel)
     return _borrowed(hardware, engine, stored.name, kernel)
 
 
@@ -140,7 +151,9 @@ def _borrowed(hardware: HardwareProfile, engine: str, dtype: str, kernel: str | 
     same = (engine, kernel or nearest[2], dtype) == nearest[1:]
     band = "assumed_near" if same and is_near(nearest, hardware) else "assumed_far"
     donor = replace(groups[nearest], constants=constants)
-    return Match(donor, Provenance.ASSUMED, _band(_file()[band]))
+    unpacked = _is_narrow(dtype) and _computed_in(hardware, dtype) == "bf16"
+    tiles = UNPACKING if unpacked and kernel is None else kernel or donor.kernel
+    return Match(donor, Provenance.ASSUMED, _band(_file()[band]), tiles)
 
 
 def is_near(group: Group, hardware: HardwareProfile) -> bool:

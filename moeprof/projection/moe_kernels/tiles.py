@@ -3,7 +3,8 @@
 A rule gives (rows, columns) of the output tile that a kernel uses. The rules are those of the
 engines: Triton's without a tuned configuration is vLLM's and SGLang's `get_default_config` (small
 tiles while the tokens do not exceed the rank's experts); TensorRT-LLM's generated kernels take the
-tile nearest to the mean rows an expert gets; CUTLASS kernels are autotuned, and act like one tile.
+tile nearest to the mean rows an expert gets, and so do kernels that unpack 4-bit weights for BF16
+units (Marlin); CUTLASS kernels are autotuned, and act like one tile.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ def _triton(work: RankWork) -> Tile:
     return np.where(few, 16.0, 64.0), np.where(few, 32.0, 64.0)
 
 
+UNPACKING = "unpacking"  # any kernel that unpacks 4-bit weights: none of them is in the tables
+
 _RULES: dict[str, Callable[[RankWork], Tile]] = {
     "vllm_unquantizedfusedmoe_triton_tritonexperts": _triton,
     "sglang_fused_moe_triton": _triton,
     "sglang_flashinfer_trtllm_moe": _generated,
     "moe_torch_flow_min_latency": _generated,
+    UNPACKING: _generated,
 }
 
 

@@ -14,6 +14,7 @@ from moeprof.projection.moe_kernels import (
     moe_kernel_seconds,
     timed_kernel_seconds,
 )
+from moeprof.projection.moe_kernels.groups import peaks_of
 from moeprof.projection.moe_kernels.tables import (
     ROUTINGS,
     TIMED_TOKENS,
@@ -100,6 +101,22 @@ def test_provenance_weakens_with_distance() -> None:
     )
     other_engine = moe_kernel_seconds("rtx-5090", "llama.cpp", "q4_k", M3_SHAPE, 1, 4, 4).quantity
     assert other_engine.provenance is Provenance.ASSUMED and other_engine.unit == "s"
+
+
+def test_what_weights_are_computed_in() -> None:
+    cases = {
+        ("b200", "nvfp4"): 9000, ("b200", "mxfp4"): 4500, ("b200", "fp8_block"): 4500,
+        ("h200", "nvfp4"): 989, ("h200", "mxfp4"): 989, ("h200", "fp8"): 1979,
+        ("b200", "q4_k"): 2250,
+    }  # fmt: skip
+    for (hardware, dtype), tflops in cases.items():
+        assert peaks_of(hardware, dtype).flop_per_s == tflops * 1e12
+
+
+def test_unpacking_kernels_waste_no_tiles_of_64_rows() -> None:
+    # 128 experts with two rows each: as good as reading, which takes 7.2 ms at the peak
+    answer = moe_kernel_seconds("rtx-4090", "vllm", "int4_awq", M3_SHAPE, 64, 128, 256).quantity
+    assert 1 < answer.value / (128 * 3 * 6144 * 3072 * (4.15625 / 8) / 1.008e12) < 2
 
 
 def test_arrays_are_the_points_one_by_one() -> None:
