@@ -19,8 +19,8 @@ from moeprof.projection.closed_loop import (
     token_amounts,
 )
 from moeprof.projection.holding import running_limit
+from moeprof.projection.laws import FAMILIARITIES, Laws, familiarity
 from moeprof.projection.laws import Band as Ends
-from moeprof.projection.laws import Laws, familiarity
 from moeprof.projection.parallelism import Parallelism
 from moeprof.projection.speed import project_speed
 from moeprof.projection.step.groups import groups_of
@@ -36,7 +36,10 @@ from .trial import Band, Forecast, blank
 
 Array = NDArray[np.float64]
 
-_SOURCE = "InferenceX runs as carried by aiconfigurator-core 0.12.0, Apache-2.0"
+_SOURCE = (
+    "InferenceX runs as carried by aiconfigurator-core 0.12.0 (Apache-2.0), and single reports "
+    "of MiniMax-M3 and others (benchmarks/data)"
+)
 
 
 class Case(NamedTuple):
@@ -77,8 +80,13 @@ def fit_laws(rows: Sequence[ServedRow]) -> Laws:
     step = fit_law(
         STEP, np.array([case.token for case in cases]), groups, _seconds(rows, "tpot_ms")
     )
-    waits = np.array([case.waits(step) for case in cases])
-    first = fit_law(FIRST_TOKEN, waits, groups, _seconds(rows, "ttft_ms"))
+    timed = [place for place, row in enumerate(rows) if row.ttft_ms]
+    first = fit_law(
+        FIRST_TOKEN,
+        np.array([cases[place].waits(step) for place in timed]),
+        [groups[place] for place in timed],
+        _seconds([rows[place] for place in timed], "ttft_ms"),
+    )
     return Laws(step, first, {}, _SOURCE)
 
 
@@ -90,6 +98,24 @@ def with_bands(laws: Laws, rows: Sequence[ServedRow], names: Collection[str]) ->
         for what, found in (("tpot", tpot), ("ttft", ttft)):
             bands[what][name] = Ends(*np.exp(np.quantile(found, (0.1, 0.9))).tolist())
     return replace(laws, bands=bands)
+
+
+def with_reports(rows: Sequence[ServedRow], reports: Sequence[ServedRow]) -> Laws:
+    """The laws of `rows` and `reports` together, their bands, and what reports alone know.
+
+    A report is one run by one source; its band is that of reports predicted without their source.
+    """
+    laws = with_bands(fit_laws([*rows, *reports]), rows, set(FAMILIARITIES) - {"reported"})
+    splits = [
+        split._replace(train=[*rows, *split.train])
+        for split in leave_one_out(reports, lambda row: row.source)
+    ]
+    ratios = zip(("tpot", "ttft"), _ratios(splits), strict=True)
+    ends = {what: Ends(*np.exp(np.quantile(found, (0.1, 0.9))).tolist()) for what, found in ratios}
+    bands = {what: {**laws.bands[what], "reported": ends[what]} for what in ends}
+    known = {case_of(blank(row)).groups["served"] for row in rows}
+    alone = {case_of(blank(row)).groups["served"] for row in reports} - known
+    return replace(laws, bands=bands, reported=frozenset(alone))
 
 
 class Projection:
@@ -166,8 +192,10 @@ def _ratios(splits: Sequence[Split]) -> tuple[Array, Array]:
         laws = _calibrated(fitted[key], split.calibration)
         for row in split.test:
             first, token = _predicted_s(laws, row)
-            tpot.append(np.log((row.tpot_ms or 0) / 1e3 / token))
-            ttft.append(np.log((row.ttft_ms or 0) / 1e3 / first))
+            if row.tpot_ms:
+                tpot.append(np.log(row.tpot_ms / 1e3 / token))
+            if row.ttft_ms:
+                ttft.append(np.log(row.ttft_ms / 1e3 / first))
     return np.array(tpot), np.array(ttft)
 
 

@@ -127,7 +127,7 @@ def closed_loop(model: StepModel, traffic: Traffic, limit: float | None) -> Clos
     """Steady serving of `traffic`; `limit` is how many sequences the memory holds, if it does."""
     parallelism = model.deployment.parallelism
     running = running_of(traffic, limit)
-    step = model.work.amounts(steady_batch(traffic, running, parallelism), model.loads)
+    step = model.amounts(steady_batch(traffic, running, parallelism))
     return loop_of(model.constants, step, traffic, running, parallelism)
 
 

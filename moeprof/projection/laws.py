@@ -34,12 +34,15 @@ class Laws:
     first_token: PooledLaw
     bands: Mapping[str, Mapping[str, Band]] = field(hash=False)
     source: str = ""
-    calibrated: frozenset[str] = frozenset()  # groups of level "served" that a user measured
+    # Groups of level "served": those known from single reports alone, and those a user measured.
+    reported: frozenset[str] = frozenset()
+    calibrated: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
         return {
             "source": self.source,
+            "reported": sorted(self.reported),
             "step": self.step.to_dict(),
             "first_token": self.first_token.to_dict(),
             "bands": {
@@ -54,6 +57,7 @@ class Laws:
 FAMILIARITIES = {
     "calibrated": "two constants are from measurements of this very system",
     "served": "this model was served by these kernels, in other splits over ranks",
+    "reported": "this model by these kernels is known from single reports alone",
     "stack": "the model and the GPU were seen, not together with this engine and format",
     "gpu": "the GPU was never seen",
     "model": "the model was never seen",
@@ -66,6 +70,8 @@ def familiarity(laws: Laws, groups: Mapping[str, str]) -> str:
     if groups["served"] in laws.calibrated:
         return "calibrated"
     law = laws.step
+    if groups["served"] in laws.reported:
+        return "reported"
     gpu, model = law.knows("gpu", groups["gpu"]), law.knows("model", groups["model"])
     if gpu and model:
         return "served" if law.knows("served", groups["served"]) else "stack"
@@ -93,4 +99,5 @@ def shipped_laws() -> Laws:
             for what, bands in plain["bands"].items()
         },
         source=plain["source"],
+        reported=frozenset(plain["reported"]),
     )

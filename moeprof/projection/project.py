@@ -47,6 +47,7 @@ class DeploymentProjection(Result):
     running: float | None  # requests that decode at a time; the rest waits for memory
     operations: Mapping[str, float] = field(hash=False)
     share: Mapping[str, float] = field(hash=False)
+    measured: tuple[str, ...]  # operations whose kernels were timed; the others are of the law
     familiarity: str | None
     cost_per_million_tokens: Quantity | None  # USD of a million output tokens
     ledger: MemoryLedger
@@ -135,6 +136,7 @@ def _answer(
         running=speed.running if speed else None,
         operations=speed.operations if speed else {},
         share=speed.share if speed else {},
+        measured=speed.measured if speed else (),
         familiarity=speed.familiarity if speed else None,
         cost_per_million_tokens=cost_per_million(cluster, speed.output_tok_s) if speed else None,
         ledger=ledger,

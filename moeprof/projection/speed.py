@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moeprof.projection.closed_loop import ClosedLoop, Traffic, closed_loop
 from moeprof.projection.deployment import Deployment
@@ -32,6 +32,7 @@ class Speed(Result):
     running: float
     operations: Mapping[str, float] = field(hash=False)
     share: Mapping[str, float] = field(hash=False)
+    measured: tuple[str, ...]  # operations whose kernels were timed; the others are of the law
     familiarity: str
 
 
@@ -48,7 +49,9 @@ def project_speed(
     model = step_model(deployment, laws.step, groups, loads)
     loop = closed_loop(model, traffic, running_limit(deployment, traffic))
     first_token_s = float(loop.ttft_amounts @ laws.first_token.constants(groups))
-    return _with_bands(loop, first_token_s, traffic, laws, groups)
+    speed = _with_bands(loop, first_token_s, traffic, laws, groups)
+    timed = tuple(name for name in speed.operations if name in model.measured())
+    return replace(speed, measured=timed)
 
 
 def _with_bands(
@@ -84,6 +87,7 @@ def _with_bands(
         running=loop.running,
         operations=operations,
         share={name: each / (1e3 * loop.tpot_s) for name, each in operations.items()},
+        measured=(),
         familiarity=near,
     )
 

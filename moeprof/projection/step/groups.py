@@ -9,6 +9,7 @@ from moeprof.projection.deployment import Deployment
 _GENERATIONS = {
     "hopper": ("h100-sxm", "h100-pcie", "h200-sxm"),
     "blackwell": ("b200-sxm", "b300-sxm", "gb200-nvl72", "gb300-nvl72"),
+    "cdna": ("mi300x", "mi325x", "mi350x", "mi355x"),
 }
 _MEASURED = {gpu: name for name, gpus in _GENERATIONS.items() for gpu in gpus}
 

@@ -12,9 +12,13 @@ from moeprof.projection.deployment import Deployment
 from moeprof.projection.step.batch import Batch
 from moeprof.projection.step.loads import ExpertLoads
 from moeprof.projection.step.pooled import PooledLaw
-from moeprof.projection.step.terms import OPERATIONS, TERMS, Phase
+from moeprof.projection.step.terms import OPERATIONS, TERM_NAMES, TERMS, Phase
+from moeprof.projection.step.timed_experts import TimedExperts, timed_experts
 from moeprof.projection.step.work import Work, work_of
 
+_EXPERTS, _PREFILL_EXPERTS, _PREFILL_READ = (
+    TERM_NAMES.index(name) for name in ("experts", "prefill_experts", "prefill_read")
+)
 _DECODES = np.array([term.phase is Phase.DECODE for term in TERMS])
 
 
@@ -29,15 +33,34 @@ class StepModel:
     work: Work
     constants: NDArray[np.float64] = field(hash=False)
     loads: ExpertLoads | None = None
+    timed: TimedExperts | None = None  # where kernels of this shape were timed
 
     @property
     def deployment(self) -> Deployment:
         """What this is a model of."""
         return self.work.deployment
 
+    def amounts(self, batch: Batch) -> NDArray[np.float64]:
+        """What `constants` multiply to seconds, one a term (`TERMS`)."""
+        amounts = self.work.amounts(batch, self.loads)
+        if self.timed is not None:
+            decoding = batch.decode * (1 + batch.draft_tokens) * self.deployment.parallelism.dp
+            decode = self.timed(decoding)
+            amounts[_EXPERTS] = decode / self.constants[_EXPERTS]
+            if batch.prefill:
+                beside = max(0.0, self.timed(decoding + batch.prefill) - decode)
+                amounts[_PREFILL_EXPERTS] = beside / self.constants[_PREFILL_EXPERTS]
+                amounts[_PREFILL_READ] = 0.0  # the table's times hold it
+        return amounts
+
     def term_seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Seconds a term (`TERMS`), [terms]."""
-        return self.constants * self.work.amounts(batch, self.loads)
+        return self.constants * self.amounts(batch)
+
+    def measured(self) -> frozenset[str]:
+        """Operations whose time is from tables of the kernels themselves."""
+        timed = (_EXPERTS, _PREFILL_EXPERTS) if self.timed is not None else ()
+        return frozenset(TERMS[place].operation for place in timed)
 
     def seconds(self, batch: Batch) -> float:
         """Of one step on the busiest rank."""
@@ -61,7 +84,9 @@ def step_model(
     deployment: Deployment, law: PooledLaw, groups: Mapping[str, str], loads: ExpertLoads | None
 ) -> StepModel:
     """The model of `deployment` under `law`."""
-    return StepModel(work_of(deployment), law.constants(groups), loads)
+    work = work_of(deployment)
+    timed = timed_experts(deployment, loads or work.even)
+    return StepModel(work, law.constants(groups), loads, timed)
 
 
 def by_operation(term_seconds: NDArray[np.float64]) -> dict[str, float]:

@@ -53,10 +53,16 @@ def _quantity(name: str, each: Quantity) -> list[str]:
 
 def _operations(projection: DeploymentProjection) -> str:
     assert projection.tpot_ms is not None
-    source = projection.tpot_ms.provenance.value.rjust(9)
+    law = projection.tpot_ms.provenance.value
     ordered = sorted(projection.share.items(), key=lambda item: -item[1])
     rows = [
-        [name, f"{projection.operations[name]:.2f}", f"{share:.1%}", source, bar(share, _BAR)]
+        [
+            name,
+            f"{projection.operations[name]:.2f}",
+            f"{share:.1%}",
+            ("measured" if name in projection.measured else law).rjust(9),
+            bar(share, _BAR),
+        ]
         for name, share in ordered
     ]
     return table(["of an output token", "ms", "share", "provenance", ""], rows)
