@@ -19,7 +19,7 @@ from moeprof.projection.closed_loop import (
     token_amounts,
 )
 from moeprof.projection.holding import running_limit
-from moeprof.projection.laws import FAMILIARITIES, Laws, familiarity
+from moeprof.projection.laws import FAMILIARITIES, Laws, familiarity, shipped_laws
 from moeprof.projection.laws import Band as Ends
 from moeprof.projection.parallelism import Parallelism
 from moeprof.projection.speed import project_speed
@@ -147,21 +147,40 @@ class Projection:
         )
 
 
-def _distant(rows: Sequence[ServedRow], name: str) -> list[Split]:
-    """Splits of `rows` at one of `laws.FAMILIARITIES`.
+class Shipped(Projection):
+    """The laws that ship."""
 
-    Dense models always fit and never judge: there are too few to leave one out.
-    """
-    dense, routed = [row for row in rows if row.dense], moe_rows(rows)
+    def __init__(self) -> None:
+        self.laws = shipped_laws()
+
+    def fit(self, rows: Sequence[ServedRow]) -> None:
+        """They are as they are."""
+
+    def predict(self, rows: Sequence[ServedRow]) -> list[Forecast]:
+        """One forecast a row."""
+        return [self._forecast(row) for row in rows]
+
+
+def _distant(rows: Sequence[ServedRow], name: str) -> list[Split]:
+    """Splits of `rows` at one of `laws.FAMILIARITIES`."""
     if name == "served":
-        splits = seeded_splits(routed)
+        splits = seeded_splits(rows)
     elif name == "calibrated":
-        splits = calibrated_splits(routed, _level("served"), seeds=range(3))
+        splits = calibrated_splits(moe_rows(rows), _level("served"), seeds=range(3))
     elif name == "stranger":
-        splits = _strangers(routed)
+        splits = _strangers(rows)
     else:
-        splits = leave_one_out(routed, _level("served" if name == "stack" else name))
-    return [split._replace(train=split.train + dense) for split in splits]
+        splits = leave_one_out(rows, _level("served" if name == "stack" else name))
+    return judged_on_experts(splits)
+
+
+def judged_on_experts(splits: Sequence[Split]) -> list[Split]:
+    """The splits with models of routed experts alone on the judging side.
+
+    Dense models fit where they are not left out; of one alone nothing is learnt about leaving.
+    """
+    routed = [split._replace(test=moe_rows(split.test)) for split in splits]
+    return [split for split in routed if split.test]
 
 
 def _level(name: str) -> Callable[[ServedRow], str]:
