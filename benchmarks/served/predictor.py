@@ -113,9 +113,13 @@ def with_reports(rows: Sequence[ServedRow], reports: Sequence[ServedRow]) -> Law
     ratios = zip(("tpot", "ttft"), _ratios(splits), strict=True)
     ends = {what: Ends(*np.exp(np.quantile(found, (0.1, 0.9))).tolist()) for what, found in ratios}
     bands = {what: {**laws.bands[what], "reported": ends[what]} for what in ends}
-    known = {case_of(blank(row)).groups["served"] for row in rows}
-    alone = {case_of(blank(row)).groups["served"] for row in reports} - known
-    return replace(laws, bands=bands, reported=frozenset(alone))
+    return replace(laws, bands=bands, reported=frozenset(_named(reports) - _named(rows)))
+
+
+def _named(rows: Sequence[ServedRow]) -> set[str]:
+    """GPUs and models of `rows`."""
+    groups = [case_of(blank(row)).groups for row in rows]
+    return {each[level] for each in groups for level in ("gpu", "model")}
 
 
 class Projection:

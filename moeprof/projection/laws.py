@@ -34,7 +34,7 @@ class Laws:
     first_token: PooledLaw
     bands: Mapping[str, Mapping[str, Band]] = field(hash=False)
     source: str = ""
-    # Groups of level "served": those known from single reports alone, and those a user measured.
+    # Models and GPUs known from single reports alone; groups of "served" that a user measured.
     reported: frozenset[str] = frozenset()
     calibrated: frozenset[str] = frozenset()
 
@@ -57,7 +57,7 @@ class Laws:
 FAMILIARITIES = {
     "calibrated": "two constants are from measurements of this very system",
     "served": "this model was served by these kernels, in other splits over ranks",
-    "reported": "this model by these kernels is known from single reports alone",
+    "reported": "the model or the GPU is known from single reports alone",
     "stack": "the model and the GPU were seen, not together with this engine and format",
     "gpu": "the GPU was never seen",
     "model": "the model was never seen",
@@ -70,7 +70,7 @@ def familiarity(laws: Laws, groups: Mapping[str, str]) -> str:
     if groups["served"] in laws.calibrated:
         return "calibrated"
     law = laws.step
-    if groups["served"] in laws.reported:
+    if not laws.reported.isdisjoint((groups["model"], groups["gpu"])):
         return "reported"
     gpu, model = law.knows("gpu", groups["gpu"]), law.knows("model", groups["model"])
     if gpu and model:

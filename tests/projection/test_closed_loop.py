@@ -43,7 +43,7 @@ def test_requests_that_memory_does_not_hold_wait_for_their_first_token() -> None
 
 
 def test_bands_hold_the_value_and_widen_with_the_distance() -> None:
-    near, far = speed(), speed(hardware="8xmi300x")
+    near, far = speed(), speed(hardware="8xl40s")
     assert near.familiarity == "served"
     assert far.familiarity == "gpu"
     for each in (near.tpot_ms, near.ttft_ms, near.output_tok_s, far.tpot_ms):
