@@ -1,37 +1,42 @@
-"""Does serving request by request give the published TTFT and TPOT of closed loops?
+"""Does serving request by request give the TTFT and TPOT of published closed loops?
 
     python benchmarks/serving_served.py [--rows 200] [--seed 0]
 
-Random rows of `data/served_points.csv` (InferenceX runs), each simulated as it was measured: 10
-requests a place (1,000 at most, or 3 a place), lengths uniform in 0.8 to 1 times the stated ones.
-Beside it `project`'s closed form. The step law and the law of the first token were fitted on these
-very rows, so the errors of the closed form are not those of unseen rows (served_fit.py has them);
-the simulation takes from the second law only the time that is not spent in steps.
+The laws are fitted on half of the configurations of `data/served_points.csv` (the split of
+`served_points.py` by that seed), and rows drawn from the other half are simulated as they were
+measured: 10 requests a place (1,000 at most, or 3 a place), lengths uniform in 0.8 to 1 times the
+stated ones. Beside it `project`'s closed form under the same laws. "Steps" leaves out what a first
+token takes beside steps.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Iterator
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.served.predictor import fit_laws
+from benchmarks.served.rows import ServedRow, load_rows, moe_rows, without_copies
+from benchmarks.served.splits import seeded_splits
 from moeprof.errors import MoeprofError
+from moeprof.projection import Laws, shipped_laws
 from moeprof.projection.serving import engine_policy, make_load
 from moeprof.projection.serving.project import kv_capacity, serve_deployment
 from moeprof.projection.speed import project_speed
 from moeprof.projection.table_row import row_deployment, row_traffic
 
-POINTS = Path(__file__).parent / "data" / "served_points.csv"
 Row = dict[str, str]
 
 
-def predicted(row: Row) -> dict[str, float]:
+def predicted(row: Row, laws: Laws) -> dict[str, float]:
     """TTFT and TPOT in ms: measured, simulated (mean, median, in steps alone), closed form."""
     deployment, traffic = row_deployment(row), row_traffic(row)
-    places = traffic.concurrency
+    places = traffic.concurrency * deployment.parallelism.dp  # the table's is that of one group
     load = make_load(
         concurrency=places,
         input_len=traffic.input_len,
@@ -45,8 +50,9 @@ def predicted(row: Row) -> dict[str, float]:
         load,
         policy=engine_policy(deployment.engine, card),
         kv_tokens=kv_capacity(deployment),
+        laws=laws,
     )
-    closed = project_speed(deployment, traffic)
+    closed = project_speed(deployment, traffic, laws=laws)
     return {
         "ttft": float(row["ttft_ms"]),
         "ttft_mean": served.ttft_ms["mean"] or 0.0,
@@ -59,11 +65,17 @@ def predicted(row: Row) -> dict[str, float]:
     }
 
 
-def sampled(rows: int, seed: int) -> Iterator[Row]:
-    """Random rows of the table."""
-    table = list(csv.DictReader(POINTS.open()))
-    for place in np.random.default_rng(seed).permutation(len(table))[:rows]:
-        yield table[place]
+def held_out(rows: int, seed: int) -> tuple[Laws, list[Row]]:
+    """The laws of one half, with the shipped bands, and random rows of the other."""
+    (split,) = seeded_splits(moe_rows(without_copies(load_rows())), [seed])
+    laws = replace(fit_laws(split.train), bands=shipped_laws().bands)
+    places = np.random.default_rng(seed).permutation(len(split.test))[:rows]
+    return laws, [words(split.test[place]) for place in places]
+
+
+def words(row: ServedRow) -> Row:
+    """The row in the columns of a table."""
+    return {name: "" if value is None else str(value) for name, value in vars(row).items()}
 
 
 def show(name: str, found: list[dict[str, float]]) -> None:
@@ -87,9 +99,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     by_engine: dict[str, list[dict[str, float]]] = {}
-    for row in sampled(args.rows, args.seed):
+    laws, rows = held_out(args.rows, args.seed)
+    for row in rows:
         try:
-            by_engine.setdefault(row["engine"], []).append(predicted(row))
+            by_engine.setdefault(row["engine"], []).append(predicted(row, laws))
         except MoeprofError as error:
             print(f"{row['id']}: {error}")
     print("median error (and ratio to the measured) of TTFT and TPOT")
