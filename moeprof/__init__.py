@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         recorded_loads,
         shipped_laws,
     )
+    from moeprof.projection.gib import project_gib
     from moeprof.projection.routing import study_routing
     from moeprof.projection.serving import make_load
     from moeprof.projection.serving.project import project_serving
@@ -149,6 +150,7 @@ _HOMES = {
     "read_measured": "projection",
     "recorded_loads": "projection",
     "shipped_laws": "projection",
+    "project_gib": "projection.gib",
     "project_memory": "projection",
     "project_serving": "projection.serving.project",
     "read_plan": "placement",
@@ -225,6 +227,7 @@ __all__ = [
     "plan_traffic",
     "probe_hardware",
     "project_deployment",
+    "project_gib",
     "project_memory",
     "project_serving",
     "project_table",

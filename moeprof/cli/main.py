@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "offload": ("offload", "expert slots, policy and speed where GPU memory is too small"),
     "advise": ("advise", "the cheapest deployments that meet targets, and their command lines"),
     "project": ("project", "will it fit: memory by tensor class, and a bound on decode speed"),
+    "project gib": ("project_gib", "one GiB more on each GPU: as KV or as redundant experts"),
     "project routing": ("project_routing", "what a step's time hangs on routing, and on placement"),
     "serve-sim": ("serve_sim", "requests one by one: TTFT and TPOT as distributions, goodput"),
     "sweep": ("sweep", "a grid of deployments, in parallel, and its Pareto front"),

@@ -124,8 +124,8 @@ def _offloaded(
     cached = speed(float(GIB), sequences)
     widened = speed(more * kv_bytes, sequences + more)
     uses = [
-        _use("cache", 1, "GiB of slots", GIB, before, cached, provenance),
-        _use("kv", more, "sequence", more * kv_bytes, before, widened, provenance),
+        gib_use("cache", 1, "GiB of slots", GIB, before, cached, provenance),
+        gib_use("kv", more, "sequence", more * kv_bytes, before, widened, provenance),
     ]
     return uses, {"redundancy": "experts are below GPU memory: a copy more is one resident less"}
 
@@ -144,7 +144,7 @@ def _resident(
     before, more = tok_s_of(routing, sequences, ranks, seconds), whole_units(kv_bytes)
     after = tok_s_of(routing, sequences + more, ranks, seconds)
     wider = routing.load(sequences + more, ranks).provenance
-    uses = [_use("kv", more, "sequence", more * kv_bytes, before, after, wider)]
+    uses = [gib_use("kv", more, "sequence", more * kv_bytes, before, after, wider)]
     if ranks == 1:
         missing["redundancy"] = "one rank holds every expert: it has nobody to share with"
     elif placed is None or slot_bytes is None:
@@ -156,7 +156,7 @@ def _resident(
         size = slots * slot_bytes
         # Against a map without redundancy, or what the map itself buys would be counted too.
         before = tok_s_of(placed(0), sequences, ranks, seconds)
-        uses.append(_use("redundancy", slots, unit, size, before, after, load.provenance))
+        uses.append(gib_use("redundancy", slots, unit, size, before, after, load.provenance))
     return uses, missing
 
 
@@ -165,7 +165,7 @@ def whole_units(size: float) -> int:
     return max(int(GIB / size), 1)
 
 
-def _use(
+def gib_use(
     use: str,
     added: int,
     unit: str,
@@ -174,5 +174,6 @@ def _use(
     after: float,
     provenance: Provenance,
 ) -> GibUse:
+    """A use of `added_bytes` on each GPU, and its gain a GiB."""
     gain = (after - before) / (added_bytes / GIB)
     return GibUse(use, added, unit, added_bytes, before, after, gain, provenance)
