@@ -16,7 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.served.frontier import best_table, load_bests
 from benchmarks.served.peer import AIConfigurator, CalibratedAIConfigurator
-from benchmarks.served.predictor import Projection, Shipped, judged_on_experts
+from benchmarks.served.predictor import (
+    Bare,
+    Projection,
+    Shipped,
+    judge_calibrated,
+    judged_on_experts,
+)
 from benchmarks.served.reports import report_rows
 from benchmarks.served.rows import ServedRow, load_rows, without_copies
 from benchmarks.served.scatter import scatter
@@ -111,12 +117,12 @@ def main() -> None:
     seeds = hold_out(Projection(), judged_on_experts(seeded_splits(rows)))
     models = hold_out(Projection(), judged_on_experts(leave_one_out(rows, _family)))
     systems = hold_out(Projection(), judged_on_experts(leave_one_out(rows, _hardware)))
-    own = hold_out(Projection(), judged_on_experts(calibrated_splits(rows, _system)))
-    gpus = hold_out(Projection(), judged_on_experts(calibrated_splits(rows, _hardware)))
+    own = judge_calibrated(judged_on_experts(calibrated_splits(rows, _system)))
+    gpus = judge_calibrated(judged_on_experts(calibrated_splits(rows, _hardware)))
     reports = report_rows()
     unseen = hold_out(Projection(), [Split("unseen", rows, reports)])
     others = hold_out(
-        Projection(),
+        Bare(),
         [
             split._replace(train=[*rows, *split.train])
             for split in leave_one_out(reports, lambda row: row.source)

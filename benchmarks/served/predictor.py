@@ -32,7 +32,7 @@ from .pooling import fit_law
 from .priors import FIRST_TOKEN, STEP
 from .rows import ServedRow, moe_rows
 from .splits import Split, calibrated_splits, leave_one_out, seeded_splits
-from .trial import Band, Forecast, blank
+from .trial import Band, Forecast, Judged, blank
 
 Array = NDArray[np.float64]
 
@@ -149,6 +149,54 @@ class Projection:
         return Forecast(
             Band(tpot.value, tpot.low, tpot.high), Band(ttft.value, ttft.low, ttft.high)
         )
+
+
+class Bare(Projection):
+    """Without bands, which take many fits."""
+
+    def predict(self, rows: Sequence[ServedRow]) -> list[Forecast]:
+        """One value a row."""
+        times = [_predicted_s(self.laws, row) for row in rows]
+        return [Forecast(Band(1e3 * token), Band(1e3 * first)) for first, token in times]
+
+
+def judge_calibrated(splits: Sequence[Split]) -> list[Judged]:
+    """Every judging row of splits that calibrate; `split.name` up to a comma is the system.
+
+    The band of a system's rows is that of the other systems' residuals.
+    """
+    laws, said, ratios = {}, [], {}
+    for split in splits:
+        system = split.name.split(",")[0]
+        if system not in laws:
+            laws = {system: fit_laws(split.train)}
+        own = _calibrated(laws[system], split.calibration)
+        times = [_predicted_s(own, row) for row in split.test]
+        said.append((system, split, times))
+        found = [_logs(row, each) for row, each in zip(split.test, times, strict=True)]
+        ratios.setdefault(system, []).extend(found)
+    judged = []
+    for system, split, times in said:
+        others = [each for name, found in ratios.items() if name != system for each in found]
+        (first_low, low), (first_high, high) = np.exp(np.quantile(others, (0.1, 0.9), axis=0))
+        judged += [
+            Judged(
+                split.name,
+                row,
+                Forecast(
+                    Band(1e3 * token, 1e3 * token * low, 1e3 * token * high),
+                    Band(1e3 * first, 1e3 * first * first_low, 1e3 * first * first_high),
+                ),
+            )
+            for row, (first, token) in zip(split.test, times, strict=True)
+        ]
+    return judged
+
+
+def _logs(row: ServedRow, times: tuple[float, float]) -> tuple[float, float]:
+    """Logarithms of measured over predicted (first token, token)."""
+    assert row.ttft_ms and row.tpot_ms
+    return np.log(row.ttft_ms / 1e3 / times[0]), np.log(row.tpot_ms / 1e3 / times[1])
 
 
 class Shipped(Projection):

@@ -57,14 +57,14 @@ def row_deployment(row: Mapping[str, str]) -> Deployment:
 
 
 def row_traffic(row: Mapping[str, str]) -> Traffic:
-    """The load of `row`: concurrency, input_len and output_len.
+    """The load of `row`: concurrency (of one data-parallel group), input_len and output_len.
 
-    Beside them, where the row has them: cached_len (prompt tokens in the cache), draft_tokens (or
+    Published tables count concurrency by group: that of all is dp times it. Beside them, where the row has them: cached_len (prompt tokens in the cache), draft_tokens (or
     k=N in draft) and acceptance_len of speculative decoding. Raises InputError by column.
     """
     drafted = re.search(r"\bk=(\d+)", row.get("draft") or "")
     traffic = Traffic(
-        concurrency=_count(row, "concurrency"),
+        concurrency=_count(row, "concurrency") * _count(row, "dp", 1),
         input_len=_count(row, "input_len"),
         output_len=_count(row, "output_len"),
         draft_tokens=int(drafted[1]) if drafted else _count(row, "draft_tokens", 0, least=0),

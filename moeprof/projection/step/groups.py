@@ -7,7 +7,7 @@ from moeprof.projection.deployment import Deployment
 
 # The generation whose kernels a GPU runs; one that is not here has none of the measured ones.
 _GENERATIONS = {
-    "hopper": ("h100-sxm", "h100-pcie", "h200-sxm"),
+    "hopper": ("h100-sxm", "h100-pcie", "h200-sxm", "h20-sxm", "h800-sxm"),
     "blackwell": ("b200-sxm", "b300-sxm", "gb200-nvl72", "gb300-nvl72"),
     "cdna": ("mi300x", "mi325x", "mi350x", "mi355x"),
 }
