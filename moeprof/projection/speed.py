@@ -12,7 +12,7 @@ from moeprof.projection.laws import FAMILIARITIES, Laws, familiarity, provenance
 from moeprof.projection.step.groups import groups_of
 from moeprof.projection.step.loads import ExpertLoads
 from moeprof.projection.step.model import step_model
-from moeprof.quantity import Quantity
+from moeprof.quantity import Provenance, Quantity
 from moeprof.result import Result
 
 
@@ -49,7 +49,9 @@ def project_speed(
     model = step_model(deployment, laws.step, groups, loads)
     loop = closed_loop(model, traffic, running_limit(deployment, traffic))
     first_token_s = float(loop.ttft_amounts @ laws.first_token.constants(groups))
-    speed = _with_bands(loop, first_token_s, traffic, laws, groups)
+    known = provenance_of(laws.step, groups)
+    weakest = max(known, model.provenance, key=lambda provenance: provenance.rank)
+    speed = _with_bands(loop, first_token_s, traffic, laws, groups, weakest)
     timed = tuple(name for name in speed.operations if name in model.measured())
     return replace(speed, measured=timed)
 
@@ -60,9 +62,9 @@ def _with_bands(
     traffic: Traffic,
     laws: Laws,
     groups: Mapping[str, str],
+    provenance: Provenance,
 ) -> Speed:
     near = familiarity(laws, groups)
-    provenance = provenance_of(laws.step, groups)
     source = f"{FAMILIARITIES[near]}; {laws.source}"
 
     def quantity(value: float, unit: str, ends: tuple[float, float]) -> Quantity:

@@ -59,8 +59,9 @@ def row_deployment(row: Mapping[str, str]) -> Deployment:
 def row_traffic(row: Mapping[str, str]) -> Traffic:
     """The load of `row`: concurrency (of one data-parallel group), input_len and output_len.
 
-    Published tables count concurrency by group: that of all is dp times it. Beside them, where the row has them: cached_len (prompt tokens in the cache), draft_tokens (or
-    k=N in draft) and acceptance_len of speculative decoding. Raises InputError by column.
+    Published tables count concurrency by group: that of all is dp times it. Beside them, where the
+    row has them: cached_len (prompt tokens in the cache), draft_tokens (or k=N in draft) and
+    acceptance_len of speculative decoding. Raises InputError by column.
     """
     drafted = re.search(r"\bk=(\d+)", row.get("draft") or "")
     traffic = Traffic(

@@ -70,7 +70,7 @@ def test_what_a_user_writes(text: str, gpu: str, nodes: int, per_node: int) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("8xh201", "drive 'h201' is known; did you mean h20),
+        ("8xh201", "drive 'h201' is known; did you mean h20"),
         ("4xrtx-6000", "no GPU.*'rtx-6000'.*GPUs: a100-sxm, b200-sxm.*moeprof hardware list"),
         ("8x", "no GPU, host, link or drive '8x'"),
         ("", "no hardware is named"),

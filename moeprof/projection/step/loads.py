@@ -20,14 +20,22 @@ from moeprof.projection.routing import (
     UniformRouting,
     routing_for,
 )
+from moeprof.quantity import Provenance
 from moeprof.trace import Phase, Trace
 
 
 class ExpertLoads(Protocol):
-    """Of steps of one deployment, by their tokens, mean over MoE layers."""
+    """Of steps of one deployment, by their tokens, mean over MoE layers.
 
-    def distinct(self, tokens: float) -> float:
-        """Experts that a layer of the busiest rank reads."""
+    `provenance` is the weakest that a time can have which rests on them.
+    """
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where they come from."""
+
+    def distinct(self, tokens: float, consecutive: int = 1) -> float:
+        """Experts that a layer of the busiest rank reads; of each sequence `consecutive` tokens."""
 
     def imbalance(self, tokens: float) -> float:
         """Assignments of a prompt's tokens on the busiest rank, over those of even routing."""
@@ -40,7 +48,12 @@ class EvenLoads:
     shape: Shape
     ep: int
 
-    def distinct(self, tokens: float) -> float:
+    @property
+    def provenance(self) -> Provenance:
+        """The constants were fitted with this reference."""
+        return Provenance.FITTED
+
+    def distinct(self, tokens: float, consecutive: int = 1) -> float:
         """Experts that a layer of a rank reads; none in a dense model."""
         experts, top_k = self.shape.experts, self.shape.top_k
         return experts / self.ep * (1 - (1 - top_k / experts) ** tokens) if experts else 0.0
@@ -58,11 +71,16 @@ class RoutedLoads:
         self._even = EvenLoads(routing.shape, ep)
         self._loads = cache(self._loads_of)
 
-    def distinct(self, tokens: float) -> float:
+    @property
+    def provenance(self) -> Provenance:
+        """Of the routing."""
+        return self.routing.load(1.0, self.ep).provenance
+
+    def distinct(self, tokens: float, consecutive: int = 1) -> float:
         """As `ExpertLoads.distinct`."""
         if not tokens:
             return 0.0
-        here, even = self._loads(float(tokens), Phase.DECODE)
+        here, even = self._loads(float(tokens), Phase.DECODE, consecutive)
         ratio = here.most_distinct.mean() / even.most_distinct.mean()
         return self._even.distinct(tokens) * float(ratio)
 
@@ -70,12 +88,13 @@ class RoutedLoads:
         """As `ExpertLoads.imbalance`."""
         if not tokens:
             return 1.0
-        here, even = self._loads(float(tokens), Phase.PREFILL)
+        here, even = self._loads(float(tokens), Phase.PREFILL, 1)
         return here.imbalance / even.imbalance
 
-    def _loads_of(self, tokens: float, phase: Phase) -> tuple[StepLoad, StepLoad]:
+    def _loads_of(self, tokens: float, phase: Phase, consecutive: int) -> tuple[StepLoad, StepLoad]:
         even = UniformRouting(self.routing.shape).load(tokens, self.ep)
-        return self.routing.load(tokens, self.ep, phase=phase), even
+        here = self.routing.load(tokens, self.ep, phase=phase, consecutive=consecutive)
+        return here, even
 
 
 def recorded_loads(

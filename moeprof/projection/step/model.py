@@ -15,6 +15,7 @@ from moeprof.projection.step.pooled import PooledLaw
 from moeprof.projection.step.terms import OPERATIONS, TERM_NAMES, TERMS, Phase
 from moeprof.projection.step.timed_experts import TimedExperts, timed_experts
 from moeprof.projection.step.work import Work, work_of
+from moeprof.quantity import Provenance
 
 _EXPERTS, _PREFILL_EXPERTS, _PREFILL_READ = (
     TERM_NAMES.index(name) for name in ("experts", "prefill_experts", "prefill_read")
@@ -56,6 +57,11 @@ class StepModel:
     def term_seconds(self, batch: Batch) -> NDArray[np.float64]:
         """Seconds a term (`TERMS`), [terms]."""
         return self.constants * self.amounts(batch)
+
+    @property
+    def provenance(self) -> Provenance:
+        """The weakest that a time can have, by which experts steps are said to read."""
+        return (self.loads or self.work.even).provenance
 
     def measured(self) -> frozenset[str]:
         """Operations whose time is from tables of the kernels themselves."""

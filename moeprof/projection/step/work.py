@@ -58,7 +58,7 @@ class Work:
         tokens = batch.decode * (1 + batch.draft_tokens)
         in_all = tokens * parallel.dp
         moe_layers = len(model.moe_layers)
-        read = loads.distinct(in_all)
+        read = loads.distinct(in_all, 1 + batch.draft_tokens)
         each = in_all * model.top_k / parallel.ep / read if read else 0
         expert = max(
             self.expert_bytes / peaks.memory,
@@ -96,7 +96,9 @@ class Work:
             return {}
         decoding = batch.decode * (1 + batch.draft_tokens) * parallel.dp
         active = tokens * model.top_k * self.expert_parameters / parallel.stage_ranks
-        beyond = max(0.0, loads.distinct(decoding + tokens) - loads.distinct(decoding))
+        drafted = 1 + batch.draft_tokens
+        alone = loads.distinct(decoding, drafted)
+        beyond = max(0.0, loads.distinct(decoding + tokens, drafted) - alone)
         attention = attention_flop(model, batch)
         return {
             "prefill_experts": 2 * active * loads.imbalance(tokens) / self.expert_flops,

@@ -49,6 +49,9 @@ def test_a_recording_of_another_model_needs_a_transfer(trace: Trace) -> None:
         recorded_loads(trace, M3)
     loads = recorded_loads(trace, M3, transfer="distinct-ratio")
     assert 0 < loads.distinct(16.0) < 128
+    projected = project_deployment("minimax-m3", "8xh200", loads=loads, **ASKED)  # type: ignore[arg-type]
+    assert projected.tpot_ms is not None
+    assert projected.tpot_ms.provenance == "assumed"
 
 
 def test_timed_kernels_replace_the_law_for_their_own_shape_alone() -> None:
