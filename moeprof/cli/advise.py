@@ -12,10 +12,19 @@ from typing import Annotated, Any
 import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
+from moeprof.cli.traces import open_and_warn
 from moeprof.errors import InfeasibleError
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
-from moeprof.projection import LatencyTargets, advise_deployment, plan_traffic
+from moeprof.projection import (
+    LatencyTargets,
+    Laws,
+    advise_deployment,
+    calibrate_laws,
+    plan_traffic,
+    read_measured,
+    shipped_laws,
+)
 from moeprof.projection.advice.search import parse_hardware
 from moeprof.projection.deployment import Held
 from moeprof.projection.serving import workload_names
@@ -65,6 +74,15 @@ def run(
         bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
     ] = False,
     top: Annotated[int, typer.Option(help="Options to show; --json has all.")] = 5,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="T", help="A recording: which experts steps read.")
+    ] = None,
+    transfer: Annotated[
+        str | None, typer.Option(help="How a recording of another model is carried over.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV of 2 to 5 of your own measurements.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of a workload's draws.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -92,8 +110,19 @@ def run(
         kv_dtype=kv_dtype,
         index_dtype=index_dtype,
         held=Held(utilization, redundant, None, None, draft, mtp),
+        laws=None
+        if calibrate is None
+        else calibrate_laws(shipped_laws(), read_measured(calibrate)),
+        trace=None if trace is None else open_and_warn(trace, quiet),
+        transfer=transfer,
     )
     code = 0 if advice.found else InfeasibleError.exit_code
     inputs: list[Path] = [*files_of(model)]
+    inputs += [path for path in (trace, calibrate) if path is not None]
     inputs += [file for name in names for file in hardware_files(name)]
     return Answer(advice, lambda found: advice_text(found, top), json, inputs, code)
+
+
+def _laws(calibrate: Path | None) -> Laws:
+    laws = shipped_laws()
+    return laws if calibrate is None else calibrate_laws(laws, read_measured(calibrate))

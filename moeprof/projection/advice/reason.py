@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moeprof.projection.advice.nearest import Nearest
 from moeprof.projection.advice.option import Option
-from moeprof.projection.parallelism import Parallelism
+from moeprof.projection.advice.splits import split_name
 
 _LIMITS = {
     "tpot": "time per output token ends it at {0} requests at a time",
@@ -36,12 +36,6 @@ def explain_choice(
 def describe(option: Option) -> str:
     """Hardware, precision and split."""
     return f"{option.precision} on {option.hardware}, {split_name(option.parallelism)}"
-
-
-def split_name(split: Parallelism) -> str:
-    """TP 4, DP 2, EP 8: what is not one."""
-    parts = {"TP": split.tp, "DP": split.dp, "PP": split.pp, "EP": split.ep}
-    return ", ".join(f"{name} {ways}" for name, ways in parts.items() if ways > 1) or "one rank"
 
 
 def _compared(best: Option, others: Sequence[Option], second: Option | None) -> list[str]:

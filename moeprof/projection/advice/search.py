@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from moeprof.errors import InputError
@@ -17,19 +17,16 @@ from moeprof.projection.advice.formats import (
     usual_kv_dtype,
 )
 from moeprof.projection.advice.option import Option
+from moeprof.projection.advice.recorded import RecordedRouting
 from moeprof.projection.advice.splits import list_splits
 from moeprof.projection.advice.targets import LatencyTargets
 from moeprof.projection.closed_loop import Traffic
 from moeprof.projection.deployment import Held, plan_deployment
 from moeprof.projection.laws import Laws
 from moeprof.projection.parallelism import Parallelism
-from moeprof.projection.step.loads import ExpertLoads
 
 COUNTS = range(1, 9)  # of a GPU whose number is not given: what one node holds
 _COUNTED = re.compile(r"\d+x")
-
-# Experts that steps read, by the ways that they go to ranks; even routing where there is none.
-LoadsByRanks = Mapping[int, ExpertLoads]
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,12 @@ class Search:
     kv_dtype: str | None = None
     index_dtype: str = "bf16"
     held: Held = field(default_factory=Held)
-    loads: LoadsByRanks = field(default_factory=dict, hash=False)
+    recorded: RecordedRouting | None = None
 
     def groups(self) -> Iterator[list[Candidate]]:
         """Of each hardware and precision all splits, those that do not fit among them."""
         for cluster in (each for name in self.hardware for each in clusters_of(name)):
-            splits = list_splits(self.model, cluster.gpus, self.engine)
+            splits = list_splits(self.model, cluster.gpus, self.engine, cluster.nodes)
             for precision in self._precisions(cluster):
                 group = [self._candidate(cluster, precision, split) for split in splits]
                 if group:
@@ -81,7 +78,7 @@ class Search:
             index_dtype=self.index_dtype,
             held=self.held,
         )
-        loads = self.loads.get(split.ep)
+        loads = None if self.recorded is None else self.recorded.loads(split.ep)
         return Candidate(deployment, self.traffic, self.targets, self.laws, loads)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
@@ -13,16 +13,29 @@ _ONE_GPU = ("mlx",)
 _ALL_OR_NONE = ("trtllm",)  # attention is data parallel over all ranks or none
 
 
-def list_splits(model: MoEModel, gpus: int, engine: str) -> list[Parallelism]:
-    """Every split of `model` over exactly `gpus` that `engine` can be told.
+def list_splits(model: MoEModel, gpus: int, engine: str, nodes: int = 1) -> list[Parallelism]:
+    """The splits of `model` over exactly `gpus` that `engine` can be told.
 
     Experts go whole to all ranks of a stage or are sliced over all of them: vLLM's
-    `--enable-expert-parallel` knows no third. Stages and data-parallel groups are not mixed.
+    `--enable-expert-parallel` knows no third. Pipeline stages, which no served run that the laws
+    were fitted on had, are a node each, or any number where the heads do not split over all GPUs;
+    they are not mixed with data-parallel groups.
     """
-    return [split for split in _counted(model, gpus, engine) if _possible(split, model, gpus)]
+    heads = model.attention.heads if model.attention else gpus
+    stages = range(2, gpus + 1) if heads % gpus else (nodes,)
+    counted = _counted(model, gpus, engine, stages)
+    return [split for split in counted if _possible(split, model, gpus)]
 
 
-def _counted(model: MoEModel, gpus: int, engine: str) -> Iterator[Parallelism]:
+def split_name(split: Parallelism) -> str:
+    """TP 4, DP 2, EP 8: what is not one."""
+    parts = {"TP": split.tp, "DP": split.dp, "PP": split.pp, "EP": split.ep}
+    return ", ".join(f"{name} {ways}" for name, ways in parts.items() if ways > 1) or "one rank"
+
+
+def _counted(
+    model: MoEModel, gpus: int, engine: str, stages: Iterable[int]
+) -> Iterator[Parallelism]:
     if engine in _ONE_GPU:
         if gpus == 1:
             yield Parallelism()
@@ -32,8 +45,8 @@ def _counted(model: MoEModel, gpus: int, engine: str) -> Iterator[Parallelism]:
         return
     for tp in (each for each in range(1, gpus + 1) if gpus % each == 0):
         others = gpus // tp
-        groups = {(others, 1), (1, others)}  # data-parallel groups, pipeline stages
-        for dp, pp in sorted(groups):
+        groups = {(others, 1), *((1, others) for pp in stages if pp == others)}
+        for dp, pp in sorted(groups):  # data-parallel groups, pipeline stages
             if dp > 1 and tp > 1 and engine in _ALL_OR_NONE:
                 continue
             for ep in sorted({1, tp * dp} if model.experts else {1}):

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from moeprof.projection import FAMILIARITIES, Advice, Option
-from moeprof.projection.advice.reason import split_name
+from moeprof.projection.advice.levers import LeverRow
+from moeprof.projection.advice.splits import split_name
+from moeprof.projection.advice.tornado import TornadoBar
 from moeprof.quantity import Quantity
-from moeprof.report.text.layout import printable, table, wrapped
+from moeprof.report.text.layout import bar, printable, table, wrapped
 from moeprof.report.wording import counted
+
+_LEVERS = ("precision", "ranks", "placement")
+_SETTINGS = 4  # of a lever, beside the one that is
+_LACKS = "does not fit"
+_BAR = 12
 
 
 def advice_text(advice: Advice, top: int = 5) -> str:
@@ -16,7 +23,7 @@ def advice_text(advice: Advice, top: int = 5) -> str:
         return "\n\n".join([*parts, wrapped(_none(advice)), *_nearest(advice)])
     shown = advice.options[:top]
     parts += [options_table(shown), wrapped(f"First: {advice.reason}."), wrapped(_notes(advice))]
-    parts += [commands_text(shown)]
+    parts += [commands_text(shown), levers_text(advice.levers), tornado_text(advice.tornado)]
     return "\n\n".join(parts)
 
 
@@ -48,6 +55,50 @@ def commands_text(options: list[Option]) -> str:
         for name, text in option.files.items():
             lines += [f"   {name}:", *(f"     {line}" for line in text.splitlines())]
     return "\n".join(lines)
+
+
+def levers_text(levers: list[LeverRow]) -> str:
+    """What each lever does to the first option, the other two held."""
+    shown = [row for lever in _LEVERS for row in _widest(levers, lever)]
+    rows = [
+        [
+            row.lever,
+            row.setting,
+            "-" if row.tpot_ms is None else _digits(row.tpot_ms),
+            "-" if row.output_tok_s is None else f"{row.output_tok_s.value:,.0f}",
+            "-" if row.change is None else f"{row.change:+.0%}",
+            "-" if row.imbalance is None else f"{row.imbalance:.2f}",
+            _LACKS if not row.fits else "",
+        ]
+        for row in shown
+    ]
+    heads = ["lever", "setting", "TPOT ms", "tok/s", "change", "busiest", ""]
+    said = [row.note for row in shown if row.tpot_ms is None]
+    parts = ["Levers of the first, the others held:", table(heads, rows, left=2)]
+    return "\n\n".join([*parts, *(wrapped(f"Placement: {note}.") for note in said)])
+
+
+def tornado_text(bars: list[TornadoBar]) -> str:
+    """What the first option's figures hang on, the most first."""
+    rows = [
+        [
+            each.factor,
+            f"{each.low_setting} to {each.high_setting}",
+            f"{each.tpot_ms[0]:.3g} to {each.tpot_ms[1]:.3g}",
+            f"{each.output_tok_s[0]:,.0f} to {each.output_tok_s[1]:,.0f}",
+            bar(each.swing / max(other.swing for other in bars), _BAR),
+        ]
+        for each in bars
+    ]
+    heads = ["what it hangs on", "from to", "TPOT ms", "tok/s", ""]
+    return table(heads, rows, left=2)
+
+
+def _widest(levers: list[LeverRow], lever: str) -> list[LeverRow]:
+    """The setting that is, and the best of the others."""
+    first, *others = [row for row in levers if row.lever == lever]
+    others.sort(key=lambda row: (not row.fits, -(row.change or 0)))
+    return [first, *others[:_SETTINGS]]
 
 
 def _question(advice: Advice) -> str:

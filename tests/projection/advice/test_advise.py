@@ -167,7 +167,10 @@ def test_a_bare_name_is_one_to_eight_of_it() -> None:
 def test_splits_use_every_gpu_and_whole_heads() -> None:
     splits = list_splits(M3, 6, "vllm")
     assert all(split.ranks == 6 and 64 % split.tp == 0 for split in splits)
-    assert {split.ep for split in list_splits(M3, 8, "vllm")} == {1, 2, 4, 8}
+    assert {split.ep for split in list_splits(M3, 8, "vllm")} == {1, 8}
+    assert all(split.pp == 1 for split in list_splits(M3, 8, "vllm"))
+    assert max(split.pp for split in list_splits(M3, 16, "vllm", nodes=2)) == 2
+    assert max(split.pp for split in splits) > 1  # 64 heads do not split 6 ways
     assert list_splits(M3, 2, "llamacpp")[0].pp == 2
     assert list_splits(M3, 2, "mlx") == []
     assert all(s.dp == 1 or s.tp == 1 for s in list_splits(M3, 8, "trtllm"))
