@@ -28,7 +28,9 @@ class RecordedRouting:
 
     def loads(self, ep: int) -> RoutedLoads:
         """On `ep` ranks, experts in order of id; of the whole recording."""
-        return RoutedLoads(self._whole, ep)
+        if ep not in self._loads:
+            self._loads[ep] = RoutedLoads(self._whole, ep)
+        return self._loads[ep]
 
     def placed(self, ep: int) -> dict[str, RoutingModel]:
         """On `ep` ranks, judged on the second half: in order of id, and as solved on the first."""
@@ -41,6 +43,10 @@ class RecordedRouting:
             "in order of id": self._routing(None, keep),
             "solved placement": self._routing(solved, keep),
         }
+
+    @cached_property
+    def _loads(self) -> dict[int, RoutedLoads]:
+        return {}
 
     @cached_property
     def _whole(self) -> RoutingModel:
