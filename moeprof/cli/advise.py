@@ -13,27 +13,32 @@ import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
 from moeprof.cli.traces import open_and_warn
-from moeprof.errors import InfeasibleError
+from moeprof.errors import InfeasibleError, InputError
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
 from moeprof.projection import (
     LatencyTargets,
     Laws,
+    Option,
     advise_deployment,
     calibrate_laws,
+    compare_models,
     plan_traffic,
     read_measured,
     shipped_laws,
+    try_machines,
 )
 from moeprof.projection.advice.search import parse_hardware
 from moeprof.projection.deployment import Held
 from moeprof.projection.serving import workload_names
-from moeprof.report.text import advice_text
+from moeprof.report.text import advice_text, comparison_text, machines_text
 
 
 def run(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
-    hardware: Annotated[str, typer.Option(metavar="HW,HW", help="What there is: 8xh200,b200.")],
+    hardware: Annotated[
+        str | None, typer.Option(metavar="HW,HW", help="What there is: 8xh200,b200.")
+    ] = None,
     tpot_ms: Annotated[
         float | None, typer.Option(help="Longest time per output token, ms. [any]")
     ] = None,
@@ -74,6 +79,12 @@ def run(
         bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
     ] = False,
     top: Annotated[int, typer.Option(help="Options to show; --json has all.")] = 5,
+    compare: Annotated[
+        str | None, typer.Option(metavar="MODEL,MODEL", help="Other models on the same hardware.")
+    ] = None,
+    consumer: Annotated[
+        bool, typer.Option("--consumer", help="Machines one buys, or --hardware, for one user.")
+    ] = False,
     trace: Annotated[
         Path | None, typer.Option(metavar="T", help="A recording: which experts steps read.")
     ] = None,
@@ -89,7 +100,6 @@ def run(
 ) -> Answer[Any]:
     """Run the command."""
     loaded = load_model(model)
-    names = parse_hardware(hardware)
     traffic = plan_traffic(
         loaded,
         workload_name=workload,
@@ -100,27 +110,36 @@ def run(
         accepted=acceptance_len,
         seed=seed,
     )
+    files = [*files_of(model), *(path for path in (trace, calibrate) if path is not None)]
+    names = None if hardware is None else parse_hardware(hardware)
+    files += [file for name in names or () for file in hardware_files(name)]
+    if consumer:
+        found = try_machines(loaded, traffic, names, laws=_laws(calibrate))
+        return Answer(found, machines_text, json, files, _code(found.options))
+    if names is None:
+        raise InputError("--hardware is missing: --hardware 8xh200,b200, or --consumer")
+    how: dict[str, Any] = {
+        "engine": engine,
+        "precisions": None if precision is None else precision.split(","),
+        "kv_dtype": kv_dtype,
+        "index_dtype": index_dtype,
+        "held": Held(utilization, redundant, None, None, draft, mtp),
+        "laws": _laws(calibrate),
+    }
+    targets = LatencyTargets(tpot_ms, ttft_ms, sure)
+    if compare is not None:
+        models = [loaded, *(load_model(each.strip()) for each in compare.split(","))]
+        side = compare_models(models, names, targets, traffic, **how)
+        return Answer(side, comparison_text, json, files, _code(side.options))
+    opened = None if trace is None else open_and_warn(trace, quiet)
     advice = advise_deployment(
-        loaded,
-        names,
-        LatencyTargets(tpot_ms, ttft_ms, sure),
-        traffic,
-        engine=engine,
-        precisions=None if precision is None else precision.split(","),
-        kv_dtype=kv_dtype,
-        index_dtype=index_dtype,
-        held=Held(utilization, redundant, None, None, draft, mtp),
-        laws=None
-        if calibrate is None
-        else calibrate_laws(shipped_laws(), read_measured(calibrate)),
-        trace=None if trace is None else open_and_warn(trace, quiet),
-        transfer=transfer,
+        loaded, names, targets, traffic, trace=opened, transfer=transfer, **how
     )
-    code = 0 if advice.found else InfeasibleError.exit_code
-    inputs: list[Path] = [*files_of(model)]
-    inputs += [path for path in (trace, calibrate) if path is not None]
-    inputs += [file for name in names for file in hardware_files(name)]
-    return Answer(advice, lambda found: advice_text(found, top), json, inputs, code)
+    return Answer(advice, lambda shown: advice_text(shown, top), json, files, _code(advice.options))
+
+
+def _code(options: list[Option]) -> int:
+    return 0 if options else InfeasibleError.exit_code
 
 
 def _laws(calibrate: Path | None) -> Laws:

@@ -62,3 +62,19 @@ def test_bad_input_is_one_line(
     code, out, err = run(capsys, *wrong)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert named in err
+
+
+def test_consumer_machines_and_models_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--consumer", "--hardware", "4xrtx-pro-6000", "--json")
+    options = json.loads(out)["result"]["options"]
+    assert code == 0 and {option["engine"] for option in options} == {"vllm", "llamacpp"}
+    code, out, _ = run(capsys, "--consumer", "--hardware", "strix-halo")
+    assert code == 4 and "does not fit" in out
+    _, out, _ = run(capsys, "--consumer")
+    assert all(len(line) <= 80 for line in out.split("\n\n")[1].splitlines())
+    asked = ("--hardware", "8xh200", "--tpot-ms", 50, "--compare", "llama-3.1-70b")
+    code, out, _ = run(capsys, *asked)
+    assert code == 0 and "llama-3.1-70b: fp8 on 8xh200-sxm" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if "vllm serve" not in line)
+    code, _, err = run(capsys, "--tpot-ms", 50)
+    assert code == 2 and "--hardware is missing" in err

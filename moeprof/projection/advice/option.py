@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from moeprof.projection.advice.commands import LaunchCommand, launch_command
+from moeprof.projection.advice.commands import launch_command
 from moeprof.projection.advice.ownership import energy_per_million, token_cost
 from moeprof.projection.advice.targets import LatencyTargets
 from moeprof.projection.closed_loop import Traffic
@@ -72,8 +72,33 @@ def make_option(
     free_bytes: float,
 ) -> Option:
     """An option from its projection."""
-    launch: LaunchCommand = launch_command(deployment, traffic)
-    cluster, rate = deployment.cluster, speed.output_tok_s
+    return build_option(
+        deployment,
+        traffic,
+        (speed.tpot_ms, speed.ttft_ms, speed.output_tok_s),
+        targets,
+        max_concurrency=max_concurrency,
+        limit=limit,
+        familiarity=speed.familiarity,
+        free_bytes=free_bytes,
+    )
+
+
+def build_option(
+    deployment: Deployment,
+    traffic: Traffic,
+    speeds: tuple[Quantity, Quantity | None, Quantity],
+    targets: LatencyTargets,
+    *,
+    max_concurrency: int,
+    limit: str,
+    familiarity: str,
+    free_bytes: float,
+    host_layers: int = 0,
+) -> Option:
+    """An option from `speeds`: TPOT, TTFT and output tokens/s."""
+    launch = launch_command(deployment, traffic, host_layers=host_layers)
+    cluster, (tpot, ttft, rate) = deployment.cluster, speeds
     return Option(
         hardware=cluster.name,
         gpus=cluster.gpus,
@@ -84,17 +109,17 @@ def make_option(
         concurrency=traffic.concurrency,
         max_concurrency=max_concurrency,
         limit=limit,
-        sure=targets.miss(_upper(speed.tpot_ms), _upper(speed.ttft_ms)) <= 1,
-        tpot_ms=speed.tpot_ms,
-        ttft_ms=speed.ttft_ms,
+        sure=targets.miss(_upper(tpot), _upper(ttft)) <= 1,
+        tpot_ms=tpot,
+        ttft_ms=ttft,
         output_tok_s=rate,
         output_tok_s_per_gpu=rate.value / cluster.gpus,
-        output_tok_s_per_user=1e3 / speed.tpot_ms.value,
+        output_tok_s_per_user=1e3 / tpot.value,
         cost_per_million_tokens=token_cost(cluster, rate),
         energy_wh_per_million_tokens=energy_per_million(cluster, rate),
-        familiarity=speed.familiarity,
+        familiarity=familiarity,
         free_bytes=free_bytes,
-        host_layers=0,
+        host_layers=host_layers,
         command=launch.command,
         files=launch.files,
         flag_sources=launch.sources,
@@ -103,5 +128,8 @@ def make_option(
     )
 
 
-def _upper(time: Quantity) -> float:
+def _upper(time: Quantity | None) -> float:
+    """A time that nobody projected meets no target but none at all."""
+    if time is None:
+        return float("inf")
     return time.value if time.high is None else time.high

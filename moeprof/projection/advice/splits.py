@@ -28,9 +28,9 @@ def list_splits(model: MoEModel, gpus: int, engine: str, nodes: int = 1) -> list
 
 
 def split_name(split: Parallelism) -> str:
-    """TP 4, DP 2, EP 8: what is not one."""
+    """TP4 DP2 EP8: what is not one."""
     parts = {"TP": split.tp, "DP": split.dp, "PP": split.pp, "EP": split.ep}
-    return ", ".join(f"{name} {ways}" for name, ways in parts.items() if ways > 1) or "one rank"
+    return " ".join(f"{name}{ways}" for name, ways in parts.items() if ways > 1) or "one rank"
 
 
 def _counted(

@@ -15,6 +15,7 @@ from moeprof.projection.step.groups import groups_of
 from moeprof.projection.step.loads import ExpertLoads
 from moeprof.projection.step.model import StepModel, step_model
 from moeprof.projection.step.terms import TERM_NAMES
+from moeprof.quantity import Provenance
 from moeprof.result import Result
 
 CHANGE = 0.2
@@ -200,9 +201,14 @@ class ScaledLoads:
     factor: float
     most: float
 
-    def distinct(self, tokens: float) -> float:
+    @property
+    def provenance(self) -> Provenance:
+        """Nobody has seen such loads."""
+        return Provenance.ASSUMED
+
+    def distinct(self, tokens: float, consecutive: int = 1) -> float:
         """As `ExpertLoads.distinct`."""
-        return min(self.factor * self.loads.distinct(tokens), self.most)
+        return min(self.factor * self.loads.distinct(tokens, consecutive), self.most)
 
     def imbalance(self, tokens: float) -> float:
         """As it was."""

@@ -1,6 +1,7 @@
 """Results as text for a terminal: 80 columns, aligned, with units, and no colour to rely on."""
 
 from moeprof.report.text.advice import advice_text
+from moeprof.report.text.advice_tables import comparison_text, machines_text
 from moeprof.report.text.conversion import edit_text, export_text, import_text, merge_text
 from moeprof.report.text.curve import curve_text
 from moeprof.report.text.findings import findings_text
@@ -35,6 +36,7 @@ from moeprof.report.text.trace import trace_info_text
 
 __all__ = [
     "advice_text",
+    "comparison_text",
     "curve_text",
     "edit_text",
     "export_text",
@@ -48,6 +50,7 @@ __all__ = [
     "ledger_text",
     "load_text",
     "locality_text",
+    "machines_text",
     "merge_text",
     "mix_speeds_text",
     "mix_text",

@@ -7,13 +7,14 @@ from moeprof.projection.advice.levers import LeverRow
 from moeprof.projection.advice.splits import split_name
 from moeprof.projection.advice.tornado import TornadoBar
 from moeprof.quantity import Quantity
-from moeprof.report.text.layout import bar, printable, table, wrapped
+from moeprof.report.text.layout import bar, clipped, printable, table, wrapped
 from moeprof.report.wording import counted
 
 _LEVERS = ("precision", "ranks", "placement")
 _SETTINGS = 4  # of a lever, beside the one that is
 _LACKS = "does not fit"
-_BAR = 12
+_BAR = 8
+_HARDWARE = 22  # characters
 
 
 def advice_text(advice: Advice, top: int = 5) -> str:
@@ -31,7 +32,7 @@ def options_table(options: list[Option]) -> str:
     """One line an option, with bands."""
     rows = [
         [
-            f"{number} {option.hardware}",
+            clipped(f"{number} {option.hardware}", _HARDWARE),
             option.precision,
             split_name(option.parallelism),
             option.concurrency,

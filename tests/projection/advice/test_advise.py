@@ -92,7 +92,7 @@ def test_the_shortcut_misses_no_split() -> None:
         assert [o.output_tok_s.value for o in found] == [o.output_tok_s.value for o in every[:2]]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     tpot=st.floats(5, 80), ttft=st.floats(200, 5000), more=st.floats(1, 4), later=st.floats(1, 4)
 )

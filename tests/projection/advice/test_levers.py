@@ -88,9 +88,9 @@ class HalfLoads(EvenLoads):
     def __init__(self) -> None:
         super().__init__(shape(), 8)
 
-    def distinct(self, tokens: float) -> float:
+    def distinct(self, tokens: float, consecutive: int = 1) -> float:
         """Half of even."""
-        return super().distinct(tokens) / 2
+        return super().distinct(tokens, consecutive) / 2
 
 
 def shape() -> Shape:
