@@ -1,7 +1,9 @@
 """Write one self-contained HTML page about a trace, and its figures as PNG if asked.
 
-The memory section is about MODEL on HARDWARE; it does not depend on the routing recorded. Where
-HARDWARE names a host, as rtx-4090+epyc-9005 does, speed with experts in its memory is shown too.
+Memory, speed and cost are those of MODEL on HARDWARE under the load that is named. Steps read the
+experts recorded; if MODEL is another than the recorded one, those of even routing, unless
+--transfer carries the routing over. Where HARDWARE names a host, as rtx-4090+epyc-9005 does, speed
+with experts in its memory is shown too.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
+from moeprof.projection import Traffic
+from moeprof.projection.closed_loop import check_traffic
 from moeprof.report import ReportFile, check_targets, gather_report, write_report
+from moeprof.report.projecting import TRAFFIC
 from moeprof.report.text import report_text
 
 
@@ -26,21 +31,30 @@ def run(
         "report.html"
     ),
     hardware: Annotated[
-        str, typer.Option(help="Of memory, and of offload where it names a host.")
+        str, typer.Option(help="Of memory and speed, and of offload where it names a host.")
     ] = "8xh200",
     model: Annotated[
-        str | None, typer.Option(help="Model of the memory section, if not the recorded one.")
+        str | None, typer.Option(help="Model that is projected, if not the recorded one.")
     ] = None,
     transfer: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="Carry the routing over to MODEL, as offload does."),
+        typer.Option(
+            metavar="METHOD",
+            help="Carry the routing over to MODEL: distinct-ratio for speed, hit-ratio for offload,"
+            " or both with a comma.",
+        ),
     ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 64,
+    input_len: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 1024,
+    output_len: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 1024,
     png: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG.")] = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> Answer[ReportFile]:
     """Run the command."""
+    traffic = Traffic(concurrency, input_len, output_len)
+    check_traffic(traffic)
     check_targets(output, png, force=force)  # not only after a minute of analysis
     target = None if model is None else load_model(model)
     contents = gather_report(
@@ -48,7 +62,9 @@ def run(
         hardware=hardware,
         target=target,
         transfer=transfer,
-        command=_command(trace, hardware, model, transfer),
+        traffic=traffic,
+        open_loop=True,
+        command=_command(trace, hardware, model, transfer, traffic),
     )
     written = write_report(contents, output, png_dir=png, force=force)
     return Answer(
@@ -56,8 +72,14 @@ def run(
     )
 
 
-def _command(trace: Path, hardware: str, model: str | None, transfer: str | None) -> str:
+def _command(
+    trace: Path, hardware: str, model: str | None, transfer: str | None, traffic: Traffic
+) -> str:
     """What gives the same page again, whatever it is called."""
     target = [] if model is None else ["--model", model]
     target += [] if transfer is None else ["--transfer", transfer]
+    named = (("--concurrency", "concurrency"), ("--input-len", "input_len"))
+    for flag, name in (*named, ("--output-len", "output_len")):
+        if getattr(traffic, name) != getattr(TRAFFIC, name):
+            target += [flag, str(getattr(traffic, name))]
     return shlex.join(["moeprof", "report", str(trace), "--hardware", hardware, *target])

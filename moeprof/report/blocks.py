@@ -12,6 +12,7 @@ from math import ceil, floor, log10
 from typing import ClassVar, TypeAlias
 
 Cell: TypeAlias = str | int
+GAP = "gap"  # the hue of a part that is not drawn, before a bar that does not begin at 0
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of parts. `verdict` is what to conclude; `good` colours it."""
+    """A bar of parts. `verdict` is what to conclude; `good` colours it, None: no colour."""
 
     name: str
     parts: Sequence[Part]
     verdict: str
-    good: bool
+    good: bool | None
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,15 @@ class Bars:
     caption: str = ""
 
     @property
+    def wide(self) -> bool:
+        """Whether names need more room than a word takes."""
+        return any(len(bar.name) > 9 for bar in self.bars)
+
+    @property
     def legend(self) -> list[tuple[str, str]]:
-        """(name, hue) of every kind of part, in order of first use."""
-        return list(dict.fromkeys((p.name, p.hue) for bar in self.bars for p in bar.parts))
+        """(name, hue) of every kind of part but gaps, in order of first use."""
+        parts = (part for bar in self.bars for part in bar.parts if part.hue != GAP)
+        return list(dict.fromkeys((part.name, part.hue) for part in parts))
 
 
 @dataclass(frozen=True)

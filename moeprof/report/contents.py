@@ -26,10 +26,12 @@ from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.model import MoEModel, load_model, precision_names
 from moeprof.offload import OffloadPlan
-from moeprof.projection import DeploymentProjection, project_deployment
+from moeprof.offload.transfer import METHODS as HIT_METHODS
+from moeprof.projection import DeploymentProjection, Traffic, project_deployment
 from moeprof.report.offloading import plans_by_memory
 from moeprof.report.placing import PlacementComparison, compared_placements
 from moeprof.report.policies import replayed_policies
+from moeprof.report.projecting import TRAFFIC, ProjectionStudy, method_of, study_projection
 from moeprof.result import Result
 from moeprof.trace import Phase, Trace, TraceInfo, describe_trace
 from moeprof.trace.schema import StoredFile
@@ -65,6 +67,7 @@ class ReportContents(Result):
     deployments: list[DeploymentProjection]
     offload: list[OffloadPlan]  # by GPU memory, where a host is named
     placement: PlacementComparison | None  # on the GPUs of `cluster`, two or more
+    projection: ProjectionStudy | None  # speed and cost of `target`
     missing: Mapping[str, str]
     files: list[StoredFile] = field(default_factory=list)
     recorded_by: str = ""  # version of moeprof that wrote the trace
@@ -84,14 +87,17 @@ def gather_report(
     hardware: str | Path | Cluster = "8xh200",
     target: MoEModel | str | Path | None = None,
     transfer: str | None = None,
+    traffic: Traffic = TRAFFIC,
+    open_loop: bool = False,
     command: str = "",
 ) -> ReportContents:
     """All results that a report of `trace` shows.
 
-    `target` is the model that memory is projected for, the recorded one if None. Where `hardware`
-    names a host, speed with experts in its memory is projected too; if the target is not what was
-    recorded, only by a `transfer` method. Raises InputError for unknown hardware; what the trace
-    cannot answer becomes a sentence in `missing`.
+    `target` is the model that memory and speed are projected for, the recorded one if None, under
+    `traffic`; with `open_loop` also as requests come by themselves, which takes seconds. Where
+    `hardware` names a host, speed with experts in its memory is projected too. If the target is not
+    what was recorded, the recording tells of its speed only by a `transfer` method. Raises
+    InputError for unknown hardware; what the trace cannot answer becomes a sentence in `missing`.
     """
     cluster = load_hardware(hardware)
     model = trace.model if target is None else load_model(target)
@@ -100,6 +106,7 @@ def gather_report(
     load = load_result(trace, counts) if counts else None
     views, views_left_out = _views(counts) if counts else ({}, 0)
     layer_curve, global_curve = _curves(trace, missing)
+    placement = compared_placements(trace, cluster, "fp8", missing) if counts else None
     return ReportContents(
         info=describe_trace(trace),
         recorded=trace.model,
@@ -123,10 +130,21 @@ def gather_report(
             model,
             cluster,
             precision=_precisions(model)[-1],
-            transfer=transfer,
+            transfer=method_of(transfer, HIT_METHODS),
             missing=missing,
         ),
-        placement=compared_placements(trace, cluster, "fp8", missing) if counts else None,
+        placement=placement,
+        projection=study_projection(
+            trace,
+            model,
+            cluster,
+            _precisions(model),
+            traffic,
+            transfer=transfer,
+            placement=placement,
+            open_loop=open_loop,
+            missing=missing,
+        ),
         missing=missing,
         files=list(trace.manifest.files),
         recorded_by=trace.manifest.moeprof,

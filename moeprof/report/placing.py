@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from moeprof.placement import Placement, Topology
 from moeprof.placement.fitting import fit_placement
 from moeprof.placement.replay import PlacementJudgement, PlacementJudgements, judge_placements
 from moeprof.placement.windows import split_windows
-from moeprof.result import Result
+from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Trace
 
 BATCH = 32  # requests at a time, where the recording tells them apart
@@ -23,12 +23,17 @@ _TOKENS = 200_000  # judged at most: more take longer than a page should
 
 @dataclass(frozen=True)
 class PlacementComparison(Result):
-    """Maps fitted on the earlier half of the tokens, judged on the later one."""
+    """Maps fitted on the earlier half of the tokens, judged on the later one.
+
+    `placement` is the map called placed, `window` [tokens] what it is judged on, None: all.
+    """
 
     judged: PlacementJudgements
     redundant: Mapping[str, int]  # by map
     redundant_bytes_per_gpu: Mapping[str, float | None]
     precision: str
+    placement: Placement | None = field(default=None, repr=False, metadata=NOT_JSON)
+    window: NDArray[np.bool_] | None = field(default=None, repr=False, metadata=NOT_JSON)
 
     def of(self, name: str) -> PlacementJudgement:
         """The verdict on the map called `name`."""
@@ -72,6 +77,8 @@ def _compared(trace: Trace, cluster: Cluster, slots: int, precision: str) -> Pla
         redundant={n: m.topology.slots_in_all - m.experts for n, m in maps.items()},
         redundant_bytes_per_gpu={n: _bytes(trace, m, precision) for n, m in maps.items()},
         precision=precision,
+        placement=maps[PLACED],
+        window=window,
     )
 
 

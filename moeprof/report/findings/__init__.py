@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from moeprof.report.contents import ReportContents
-from moeprof.report.findings.deployment import bound, memory
+from moeprof.report.findings.deployment import bound, memory, speed
 from moeprof.report.findings.finding import Finding
 from moeprof.report.findings.recording import extent, partial, problems, transfer
 from moeprof.report.findings.reuse import cache, cliff
@@ -26,6 +26,7 @@ FINDINGS: tuple[Callable[[ReportContents], Iterator[Finding]], ...] = (
     cache,
     cliff,
     memory,
+    speed,
     bound,
 )
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from moeprof.projection import FAMILIARITIES
+from moeprof.quantity import Quantity
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings.finding import Finding
+from moeprof.report.projected_words import deployed, digits, load_words
 from moeprof.report.wording import (
     count,
     held_bytes,
     listed,
+    percent,
     read_bytes,
     short_count,
 )
@@ -46,6 +50,33 @@ def memory(contents: ReportContents) -> Iterator[Finding]:
         f"{listed([held_bytes(ledger.weights.value) for ledger in fitting])} a GPU.{failing}",
         max((ledger.total.provenance for ledger in fitting), key=lambda p: p.rank),
     )
+
+
+def speed(contents: ReportContents) -> Iterator[Finding]:
+    """How fast the target serves under the load of the page, at what cost, and what takes time."""
+    study = contents.projection
+    if study is None:
+        return
+    chosen, tpot, rate = study.chosen, study.chosen.tpot_ms, study.chosen.output_tok_s
+    if tpot is None or rate is None:
+        return
+    cost = chosen.cost_per_million_tokens
+    price = f", {_banded(cost)} USD a million" if cost else ""
+    share = sorted(chosen.share.items(), key=lambda each: -each[1])[:3]
+    yield Finding(
+        f"{deployed(study)} serves {load_words(study)} at {_banded(tpot)} ms a token and "
+        f"{_banded(rate)} tokens/s in all{price}.",
+        f"In brackets the 80 % band: {FAMILIARITIES[chosen.familiarity or '']}. Of a token's time "
+        f"{listed([f'{percent(part)} goes to {name}' for name, part in share])}.",
+        tpot.provenance,
+    )
+
+
+def _banded(each: Quantity) -> str:
+    """'22.1 (17 to 31.7)'."""
+    if each.low is None or each.high is None:
+        return digits(each.value)
+    return f"{digits(each.value)} ({digits(each.low)} to {digits(each.high)})"
 
 
 def _ranks(contents: ReportContents) -> str:

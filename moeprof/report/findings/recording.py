@@ -56,10 +56,21 @@ def transfer(contents: ReportContents) -> Iterator[Finding]:
         f"The routing on this page is that of {recorded.name} ({_shape(recorded)}), "
         f"not of {target.name} ({_shape(target)}).",
         f"Load, reuse and domains say nothing about {target.name} until it is recorded itself. Its "
-        "memory and its decode bound at batch 1 do not depend on routing, and hold.",
+        "memory and its decode bound at batch 1 do not depend on routing, and hold."
+        f"{_speed(contents)}",
         Provenance.SPECIFIED,
         "notice",
     )
+
+
+def _speed(contents: ReportContents) -> str:
+    """What the projected speed makes of the recording."""
+    study = contents.projection
+    if study is None or not contents.target.moe_layers:
+        return ""
+    if study.routing == "even":
+        return " Its speed is projected with even routing."
+    return f" Its speed is projected with this routing carried over by {study.routing}: assumed."
 
 
 def _shape(model: MoEModel) -> str:

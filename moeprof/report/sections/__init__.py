@@ -19,6 +19,8 @@ from moeprof.report.sections.offload import offload_section
 from moeprof.report.sections.origin import origin_section
 from moeprof.report.sections.placement import placement_section
 from moeprof.report.sections.policies import policies_section
+from moeprof.report.sections.speed import speed_section
+from moeprof.report.sections.trade_offs import trade_offs_section
 
 SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     load_section,
@@ -27,6 +29,8 @@ SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     policies_section,
     domains_section,
     memory_section,
+    speed_section,
+    trade_offs_section,
     offload_section,
     placement_section,
     definitions_section,

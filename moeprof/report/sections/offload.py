@@ -112,7 +112,7 @@ def _bars(plans: Sequence[OffloadPlan]) -> Bars:
                     if plan.share[key]
                 ],
                 f"{plan.policy}: {RESOURCES[plan.bound][0]} binds",
-                True,
+                None,
             )
             for plan in plans
         ],

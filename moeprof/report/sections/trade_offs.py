@@ -1,0 +1,385 @@
+"""Throughput against what users feel: splits, load, routing, cost, and other models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from moeprof.projection import DeploymentProjection
+from moeprof.projection.pareto import pareto_front
+from moeprof.projection.serving.project import ServingProjection
+from moeprof.quantity import Quantity
+from moeprof.report.blocks import Block, Mark, Plot, Section, Series, Table
+from moeprof.report.contents import ReportContents
+from moeprof.report.projected_words import deployed, digits, load_words, split_name
+from moeprof.report.projecting import ProjectionStudy
+from moeprof.report.routed_speeds import RoutedStep
+from moeprof.report.sections.scales import Scale, doubling_scale, linear_scale, log_scale
+from moeprof.report.wording import held_bytes, times
+
+SPLIT_HUES = ("a", "b", "c", "d")
+
+
+def trade_offs_section(contents: ReportContents) -> Section | None:
+    """Speeds of users and of GPUs, by split and load."""
+    study = contents.projection
+    if study is None:
+        return None
+    front = front_of(study)
+    best, widest = front[0], front[-1]
+    lead = [
+        f"{deployed(study)}, from one request at a time to {study.load[-1].concurrency:,}, each of "
+        f"{study.traffic.input_len:,} + {study.traffic.output_len:,} tokens.",
+        f"A user gets up to {digits(user_tok_s(best))} tokens/s ({split_name(best)}, "
+        f"{best.concurrency:,} at a time), a GPU gives up to "
+        f"{digits(gpu_tok_s(widest, study))} tokens/s ({split_name(widest)}, "
+        f"{widest.concurrency:,} at a time). What lies on the front is not beaten in both.",
+    ]
+    blocks: list[Block] = [_pareto(study), *_cost(study), _tpot_plot(study), _ttft_plot(study)]
+    blocks += [_arrival_plot(study), _arrivals(study)] if study.arrivals else []
+    blocks += [_routed_plot(study), _routed_table(study)] if study.routed else []
+    return Section("trade-offs", "Load, cost and alternatives", lead, [*blocks, _models(study)])
+
+
+def user_tok_s(row: DeploymentProjection) -> float:
+    """Tokens/s of one request: 1 / TPOT."""
+    assert row.tpot_ms is not None
+    return 1e3 / row.tpot_ms.value
+
+
+def gpu_tok_s(row: DeploymentProjection, study: ProjectionStudy) -> float:
+    """Output tokens/s of one GPU."""
+    assert row.output_tok_s is not None
+    return row.output_tok_s.value / study.gpus
+
+
+def fitting(line: Sequence[DeploymentProjection]) -> list[DeploymentProjection]:
+    """Of one split, what fits in memory."""
+    return [row for row in line if row.fits]
+
+
+def front_of(study: ProjectionStudy) -> list[DeploymentProjection]:
+    """Of all splits and loads that fit, by falling tokens/s a user."""
+    rows = [row for line in study.splits for row in fitting(line)]
+    return pareto_front(rows, lambda row: (user_tok_s(row), gpu_tok_s(row, study)))
+
+
+def _pareto(study: ProjectionStudy) -> Plot:
+    return _by_split(
+        study,
+        "trade-off-pareto",
+        "Tokens/s a GPU against tokens/s a user",
+        "output tokens/s a GPU",
+        lambda row: gpu_tok_s(row, study),
+        linear_scale,
+        front=True,
+    )
+
+
+def _cost(study: ProjectionStudy) -> list[Plot]:
+    """Where the profile states a price."""
+    if study.chosen.cost_per_million_tokens is None:
+        return []
+    return [
+        _by_split(
+            study,
+            "trade-off-cost",
+            "Cost of a million output tokens against tokens/s a user",
+            "USD a million output tokens",
+            usd,
+            log_scale,
+        )
+    ]
+
+
+def usd(row: DeploymentProjection) -> float:
+    """Of a million output tokens."""
+    assert row.cost_per_million_tokens is not None
+    return row.cost_per_million_tokens.value
+
+
+def _by_split(
+    study: ProjectionStudy,
+    name: str,
+    title: str,
+    label: str,
+    value: Callable[[DeploymentProjection], float],
+    scale_of: Callable[[str, Sequence[float]], Scale],
+    front: bool = False,
+) -> Plot:
+    lines = [line for split in study.splits if (line := fitting(split))]
+    rows = [row for line in lines for row in line]
+    x = linear_scale("output tokens/s a user", [user_tok_s(row) for row in rows])
+    y = scale_of(label, [value(row) for row in rows])
+
+    def place(row: DeploymentProjection) -> tuple[float, float]:
+        return x.place(user_tok_s(row)), y.place(value(row))
+
+    series = [
+        Series(split_name(line[0]), hue, [place(row) for row in line])
+        for line, hue in zip(lines, SPLIT_HUES, strict=False)
+    ]
+    if front:
+        best = [place(row) for row in front_of(study)]
+        series.append(Series("Pareto front", "grey", best, "dots"))
+    return Plot(
+        id=name,
+        title=title,
+        alt="; ".join(f"{split_name(row)}: {digits(value(row))}" for row in rows),
+        x=x.axis,
+        y=y.axis,
+        series=series,
+        hover=sorted((place(row)[0], _point_words(row, study)) for row in rows),
+        caption="Points of a line are requests at a time, more to the left. Even routing; only "
+        "what fits in memory is drawn.",
+    )
+
+
+def _point_words(row: DeploymentProjection, study: ProjectionStudy) -> str:
+    cost = row.cost_per_million_tokens
+    price = f"\n{digits(cost.value)} USD a million tokens" if cost else ""
+    assert row.ttft_ms is not None
+    return (
+        f"{split_name(row)}, {row.concurrency:,} at a time\n"
+        f"{digits(user_tok_s(row))} tokens/s a user, {digits(gpu_tok_s(row, study))} a GPU\n"
+        f"first token after {digits(row.ttft_ms.value)} ms{price}"
+    )
+
+
+def _tpot_plot(study: ProjectionStudy) -> Plot:
+    return _by_load(
+        study, "load-tpot", "Time per output token by load", "TPOT (ms)",
+        lambda row: row.tpot_ms, linear_scale,
+    )  # fmt: skip
+
+
+def _ttft_plot(study: ProjectionStudy) -> Plot:
+    return _by_load(
+        study, "load-ttft", "Time to first token by load", "TTFT (ms)",
+        lambda row: row.ttft_ms, log_scale,
+    )  # fmt: skip
+
+
+def _by_load(
+    study: ProjectionStudy,
+    name: str,
+    title: str,
+    label: str,
+    quantity: Callable[[DeploymentProjection], Quantity | None],
+    scale_of: Callable[[str, Sequence[float]], Scale],
+) -> Plot:
+    rows = [(row, each) for row in study.load if (each := quantity(row)) is not None]
+    x = doubling_scale("requests at a time", [row.concurrency for row, _ in rows])
+    ends = [end(each) for _, each in rows for end in (low_end, high_end)]
+    y = scale_of(label, ends)
+
+    def line(of: Callable[[Quantity], float]) -> list[tuple[float, float]]:
+        return [(x.place(row.concurrency), y.place(of(each))) for row, each in rows]
+
+    most = study.load[0].max_concurrency or 0
+    held = study.load[0].concurrency < most < study.load[-1].concurrency
+    return Plot(
+        id=name,
+        title=title,
+        alt="; ".join(f"{row.concurrency}: {digits(each.value)} ms" for row, each in rows),
+        x=x.axis,
+        y=y.axis,
+        series=[
+            Series("projected", "a", line(lambda each: each.value)),
+            Series("80 % band, low end", "d", line(low_end), "dashed"),
+            Series("80 % band, high end", "d", line(high_end), "dashed"),
+        ],
+        marks=[Mark(x.place(most), f"memory holds {most:,}")] if held else [],
+        hover=[
+            (
+                x.place(row.concurrency),
+                f"{row.concurrency:,} at a time: {digits(each.value)} ms\n"
+                f"80 % band {digits(low_end(each))} to {digits(high_end(each))} ms",
+            )
+            for row, each in rows
+        ],
+    )
+
+
+def low_end(each: Quantity) -> float:
+    """Of its band; the value where it has none."""
+    return each.value if each.low is None else each.low
+
+
+def high_end(each: Quantity) -> float:
+    """Of its band; the value where it has none."""
+    return each.value if each.high is None else each.high
+
+
+def _arrival_plot(study: ProjectionStudy) -> Plot:
+    rows = study.arrivals
+    x = linear_scale("requests a second", [each.load.rate or 0.0 for each in rows])
+    named: dict[str, list[float]] = {"p50": [], "p90": [], "low": [], "high": []}
+    for each in rows:
+        ends = _ends_of_p90(each, "ttft_ms")
+        values = (each.ttft_ms["p50"] or 0.0, each.ttft_ms["p90"] or 0.0, *ends)
+        for name, value in zip(named, values, strict=True):
+            named[name].append(value)
+    y = log_scale("TTFT (ms)", [value for values in named.values() for value in values])
+    places = [x.place(each.load.rate or 0.0) for each in rows]
+
+    def line(name: str) -> list[tuple[float, float]]:
+        return [(at, y.place(value)) for at, value in zip(places, named[name], strict=True)]
+
+    return Plot(
+        id="load-arrivals",
+        title="Time to first token when requests come by themselves",
+        alt="; ".join(
+            f"{digits(each.load.rate or 0.0)} requests/s: {digits(value)} ms"
+            for each, value in zip(rows, named["p90"], strict=True)
+        ),
+        x=x.axis,
+        y=y.axis,
+        series=[
+            Series("half of the requests (p50)", "c", line("p50")),
+            Series("9 of 10 (p90)", "a", line("p90")),
+            Series("80 % band of p90, low end", "d", line("low"), "dashed"),
+            Series("80 % band of p90, high end", "d", line("high"), "dashed"),
+        ],
+        hover=[
+            (at, f"{digits(each.load.rate or 0.0)} requests/s\n{_arrival_words(each)}")
+            for at, each in zip(places, rows, strict=True)
+        ],
+    )
+
+
+def _arrival_words(each: ServingProjection) -> str:
+    spreads = (("TTFT", each.ttft_ms), ("TPOT", each.tpot_ms))
+    return "\n".join(
+        f"{name}: p50 {digits(spread['p50'] or 0)}, p90 {digits(spread['p90'] or 0)}, "
+        f"p99 {digits(spread['p99'] or 0)} ms"
+        for name, spread in spreads
+    )
+
+
+def _ends_of_p90(each: ServingProjection, name: str) -> tuple[float, float]:
+    bands = each.bands[name]
+    ends = bands["p90"] if isinstance(bands, Mapping) else None
+    value = getattr(each, name)["p90"] or 0.0
+    return ends or (value, value)
+
+
+def _arrivals(study: ProjectionStudy) -> Table:
+    """Requests that come by themselves: percentiles, simulated one by one."""
+    return Table(
+        title="When requests come by themselves (open loop)",
+        columns=[
+            "requests/s", "TTFT p50 (ms)", "TTFT p90 (ms)", "80 % band of p90",
+            "TPOT p50 (ms)", "TPOT p90 (ms)", "80 % band of p90", "queue, mean",
+        ],
+        rows=[_arrival_row(each) for each in study.arrivals],
+        note=f"{study.arrivals[0].requests:,} requests by Poisson arrivals, simulated one by one "
+        "(serve-sim), at shares of the requests/s that the closed loop reaches.",
+        open=True,
+    )  # fmt: skip
+
+
+def _arrival_row(each: ServingProjection) -> list[str]:
+    cells = [digits(each.load.rate or 0.0)]
+    for name in ("ttft_ms", "tpot_ms"):
+        spread, (low, high) = getattr(each, name), _ends_of_p90(each, name)
+        cells += [digits(spread[level] or 0.0) for level in ("p50", "p90")]
+        cells.append(f"{digits(low)} to {digits(high)}")
+    return [*cells, digits(each.queue_mean)]
+
+
+def _routed_plot(study: ProjectionStudy) -> Plot:
+    lines: dict[str, list[RoutedStep]] = {}
+    for step in study.routed:
+        lines.setdefault(step.routing, []).append(step)
+    x = doubling_scale("requests at a time", [step.concurrency for step in study.routed])
+    y = linear_scale("experts read by the busiest GPU", [s.most_distinct for s in study.routed])
+    hover: dict[float, list[str]] = {}
+    for step in study.routed:
+        words = f"{step.routing}: {digits(step.most_distinct)} experts, TPOT {step.tpot_ms:.2f} ms"
+        at = x.place(step.concurrency)
+        hover.setdefault(at, [f"{step.concurrency:,} at a time"]).append(words)
+    return Plot(
+        id="routing-distinct",
+        title="Distinct experts that a layer of the busiest GPU reads, by routing",
+        alt="; ".join(f"{s.routing}, {s.concurrency}: {s.most_distinct:.3g}" for s in study.routed),
+        x=x.axis,
+        y=y.axis,
+        series=[
+            Series(
+                name,
+                hue,
+                [(x.place(s.concurrency), y.place(s.most_distinct)) for s in steps],
+                "dashed" if name == "even" else "line",
+            )
+            for (name, steps), hue in zip(lines.items(), "dab", strict=False)
+        ],
+        hover=[(at, "\n".join(words)) for at, words in sorted(hover.items())],
+        caption="Experts whole on every GPU. Fewer to read makes small steps faster; a busier GPU "
+        "makes large ones slower.",
+    )
+
+
+def _routed_table(study: ProjectionStudy) -> Table:
+    even = {step.concurrency: step.tpot_ms for step in study.routed if step.routing == "even"}
+    return Table(
+        title="Routing sensitivity",
+        columns=[
+            "routing", "requests at a time", "experts read", "busiest GPU over mean",
+            "TPOT (ms)", "against even", "provenance of the routing",
+        ],
+        rows=[
+            [
+                step.routing,
+                f"{step.concurrency:,}",
+                digits(step.most_distinct),
+                times(step.imbalance),
+                f"{step.tpot_ms:.2f}",
+                f"{step.tpot_ms / even[step.concurrency] - 1:+.1%}",
+                step.provenance.value,
+            ]
+            for step in study.routed
+        ],
+        note="Experts whole on every GPU (EP). The placed map was fitted on other tokens than it "
+        "is judged on.",
+        open=True,
+    )  # fmt: skip
+
+
+def _models(study: ProjectionStudy) -> Table:
+    return Table(
+        title=f"What other models cost on the same hardware, {load_words(study)}",
+        columns=[
+            "model", "format", "split", "GiB a GPU", "tokens/s a user", "tokens/s a GPU",
+            "USD a million output tokens", "80 % band", "kWh a million", "provenance",
+        ],
+        rows=[_model_row(row, study) for row in study.models],
+        note="Each in the fastest format that the GPU multiplies and the split with the least time "
+        "a token that fits; models that do not fit are left out. Dense models have no routed "
+        "experts. All GPUs are paid for; energy is assumed: all GPUs at full power, without host.",
+        open=True,
+    )  # fmt: skip
+
+
+def _model_row(row: DeploymentProjection, study: ProjectionStudy) -> list[str]:
+    cost = row.cost_per_million_tokens
+    assert row.tpot_ms is not None
+    return [
+        row.ledger.model,
+        row.ledger.precision.upper(),
+        split_name(row),
+        held_bytes(row.memory["total"] - row.memory["reserve"]).removesuffix(" GiB"),
+        digits(user_tok_s(row)),
+        digits(gpu_tok_s(row, study)),
+        digits(cost.value) if cost else "no price stated",
+        f"{digits(low_end(cost))} to {digits(high_end(cost))}" if cost else "",
+        _kwh(row, study),
+        row.tpot_ms.provenance.value,
+    ]
+
+
+def _kwh(row: DeploymentProjection, study: ProjectionStudy) -> str:
+    """Of a million output tokens, W x GPUs x s."""
+    if study.power_w is None or row.output_tok_s is None:
+        return "no power stated"
+    seconds = 1e6 / row.output_tok_s.value
+    return digits(study.power_w * study.gpus * seconds / 3.6e6)
