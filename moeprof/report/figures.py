@@ -19,6 +19,15 @@ from moeprof.report.contents import ReportContents
 from moeprof.report.curves import resident_share
 from moeprof.report.palette import BLUE, GREY, HUES, INK, ORANGE, ROOM, STYLE
 from moeprof.report.pixels import LIGHT, OCTAVES, UNUSED_LIGHT
+from moeprof.report.projection_figures import (
+    draw_cost,
+    draw_levers,
+    draw_load_curves,
+    draw_operations,
+    draw_pareto,
+    draw_projected_memory,
+    draw_routing_sensitivity,
+)
 from moeprof.report.sections.imbalance import whole_windows
 from moeprof.report.sections.memory import PIECES
 from moeprof.report.wording import GIB, short_count
@@ -231,5 +240,12 @@ FIGURES: dict[str, Callable[[Figure, ReportContents], bool]] = {
     "miss-ratio.png": draw_miss_ratio,
     "cache-policies.png": draw_policies,
     "memory.png": draw_memory,
+    "projected-memory.png": draw_projected_memory,
+    "projected-operations.png": draw_operations,
+    "projected-levers.png": draw_levers,
+    "projected-pareto.png": draw_pareto,
+    "projected-cost.png": draw_cost,
+    "projected-load.png": draw_load_curves,
+    "projected-routing.png": draw_routing_sensitivity,
     "offload.png": draw_offload,
 }

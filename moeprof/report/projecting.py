@@ -94,6 +94,9 @@ def study_projection(
     routing, loads = _routing(trace, model, best.ep, transfer, missing)
     chosen = _project(model, cluster, best, precision, traffic, loads)
     chosen = _weakened(chosen) if routing not in ("even", "recorded") else chosen
+    routed: list[RoutedStep] = []
+    if loads is not None:
+        routed = routed_steps(trace, model, cluster, chosen, traffic, transfer, placement, missing)
     more = [_project(model, cluster, best, precision, _at(traffic, c)) for c in MORE_CONCURRENCIES]
     same = next(line for line in splits if line[0].ledger.parallelism == best)
     return ProjectionStudy(
@@ -105,7 +108,7 @@ def study_projection(
         load=sorted([*same, *more], key=lambda row: row.concurrency),
         arrivals=_arrivals(model, cluster, chosen, traffic, missing) if open_loop else [],
         levers=levers_of(model, cluster, chosen, precisions, traffic, loads),
-        routed=routed_steps(trace, model, cluster, chosen, traffic, transfer, placement, missing),
+        routed=routed,
         routing=routing,
         models=[chosen, *_others(model, cluster, traffic)],
     )
@@ -213,6 +216,9 @@ def _routing(
     trace: Trace, model: MoEModel, ep: int, transfer: str | None, missing: dict[str, str]
 ) -> tuple[str, ExpertLoads | None]:
     """(whose routing, its loads); even routing, with the reason, where the recording is no use."""
+    if "load" in missing:  # damaged, or without assignments
+        missing["routed speed"] = missing["load"]
+        return "even", None
     try:
         loads = recorded_loads(trace, model, ep=ep, transfer=transfer)
         loads.distinct(1.0)  # what the recording lacks shows itself here

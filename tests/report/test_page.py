@@ -70,6 +70,8 @@ def test_every_section_is_there_and_linked(contents: ReportContents) -> None:
         "policies",
         "domains",
         "memory",
+        "speed",
+        "trade-offs",
         "placement",
         "definitions",
         "origin",
@@ -169,7 +171,7 @@ def test_loads_and_views_come_from_two_passes(
 
 def test_a_damaged_recording_still_has_a_page() -> None:
     contents = gather_report(with_foreign_id())
-    assert set(contents.missing) == {"load", "cache"}
+    assert set(contents.missing) == {"load", "cache", "routed speed"}
     assert "in layer 2 an expert id is not below 16" in Page(render_html(contents)).text
 
 
