@@ -28,7 +28,8 @@ from moeprof.projection import (
     shipped_laws,
     try_machines,
 )
-from moeprof.projection.advice.search import parse_hardware
+from moeprof.projection.advice.search import parse_names
+from moeprof.projection.advice.targets import longest_request
 from moeprof.projection.deployment import Held
 from moeprof.projection.serving import workload_names
 from moeprof.report.text import advice_text, comparison_text, machines_text
@@ -100,6 +101,8 @@ def run(
 ) -> Answer[Any]:
     """Run the command."""
     loaded = load_model(model)
+    if top < 1:
+        raise InputError(f"--top is {top}, it must be at least 1")
     traffic = plan_traffic(
         loaded,
         workload_name=workload,
@@ -111,7 +114,7 @@ def run(
         seed=seed,
     )
     files = [*files_of(model), *(path for path in (trace, calibrate) if path is not None)]
-    names = None if hardware is None else parse_hardware(hardware)
+    names = None if hardware is None else parse_names(hardware, "--hardware 8xh200,b200")
     files += [file for name in names or () for file in hardware_files(name)]
     if consumer:
         found = try_machines(loaded, traffic, names, laws=_laws(calibrate))
@@ -120,15 +123,16 @@ def run(
         raise InputError("--hardware is missing: --hardware 8xh200,b200, or --consumer")
     how: dict[str, Any] = {
         "engine": engine,
-        "precisions": None if precision is None else precision.split(","),
+        "precisions": None if precision is None else parse_names(precision, "--precision nvfp4"),
         "kv_dtype": kv_dtype,
         "index_dtype": index_dtype,
         "held": Held(utilization, redundant, None, None, draft, mtp),
         "laws": _laws(calibrate),
+        "context": longest_request(loaded, workload),
     }
     targets = LatencyTargets(tpot_ms, ttft_ms, sure)
     if compare is not None:
-        models = [loaded, *(load_model(each.strip()) for each in compare.split(","))]
+        models = [loaded, *map(load_model, parse_names(compare, "--compare llama-3.1-70b"))]
         side = compare_models(models, names, targets, traffic, **how)
         return Answer(side, comparison_text, json, files, _code(side.options))
     opened = None if trace is None else open_and_warn(trace, quiet)

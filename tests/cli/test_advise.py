@@ -53,6 +53,8 @@ def test_what_cannot_be_met_ends_with_4(capsys: pytest.CaptureFixture[str]) -> N
         (("--hardware", "8xh200", "--workload", "chess"), "no workload 'chess'"),
         (("--hardware", "8xh200", "--engine", "tgi"), "engine 'tgi' is not one of"),
         (("--hardware", "8xh200", "--precision", "fp7"), "no weight format 'fp7'"),
+        (("--hardware", "8xh200", "--top", 0), "--top is 0"),
+        (("--hardware", "8xh200", "--precision", ","), "names nothing"),
         (("--hardware", "8xh200", "--input-len", 2_000_000), "takes 1,048,576 at most"),
     ],
 )

@@ -15,7 +15,7 @@ from moeprof.projection.advice.nearest import Nearest, find_nearest
 from moeprof.projection.advice.option import Option
 from moeprof.projection.advice.reason import explain_choice
 from moeprof.projection.advice.recorded import RecordedRouting
-from moeprof.projection.advice.search import Search, best_splits, parse_hardware
+from moeprof.projection.advice.search import Search, best_splits, parse_names
 from moeprof.projection.advice.targets import LatencyTargets
 from moeprof.projection.advice.tornado import TornadoBar, tornado_bars
 from moeprof.projection.closed_loop import Traffic
@@ -70,6 +70,7 @@ def advise_deployment(
     laws: Laws | None = None,
     trace: Trace | None = None,
     transfer: str | None = None,
+    context: int | None = None,
 ) -> Advice:
     """The deployments of `model` that serve requests of the lengths in `traffic` within `targets`.
 
@@ -77,10 +78,11 @@ def advise_deployment(
     name several between commas. Every split that `engine` offers and every published checkpoint
     that it runs there is tried, or those in `precisions`, each with as many requests at a time as
     memory and targets allow. Steps read the experts of `trace`, those of even routing if None;
-    `transfer` says how a recording of another model is carried over. Raises InputError for what
-    cannot be; that nothing meets the targets is an answer.
+    `transfer` says how a recording of another model is carried over. `context` is how long the
+    longest request may be, for the command lines. Raises InputError for what cannot be; that
+    nothing meets the targets is an answer.
     """
-    names = parse_hardware(hardware) if isinstance(hardware, str) else list(hardware)
+    names = parse_names(hardware) if isinstance(hardware, str) else list(hardware)
     if not names:
         raise InputError("no hardware is named to search")
     loaded, laws = load_model(model), laws or shipped_laws()
@@ -97,6 +99,7 @@ def advise_deployment(
         index_dtype=index_dtype,
         held=held or Held(),
         recorded=recorded,
+        context=context,
     )
     groups = list(search.groups())
     options = sorted((o for group in groups for o in best_splits(group)), key=lambda o: o.rank)

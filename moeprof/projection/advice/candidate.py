@@ -34,6 +34,7 @@ class Candidate:
     targets: LatencyTargets
     laws: Laws
     loads: ExpertLoads | None = field(default=None, hash=False)
+    context: int | None = None  # of the longest request
 
     @cached_property
     def most_requests(self) -> int:
@@ -116,6 +117,7 @@ class Candidate:
             max_concurrency=self.max_concurrency,
             limit=self._limit(count),
             free_bytes=ledger.free_bytes,
+            context=self.context,
         )
 
     def _limit(self, requests: int) -> str:

@@ -24,6 +24,7 @@ from moeprof.projection.parallelism import Parallelism
 from moeprof.result import Result
 
 _APPLE, _OTHERS = ("mlx",), ("vllm", "llamacpp")
+_HOSTING = ("llamacpp", "ktransformers")  # engines that keep experts on the host
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def try_machines(
     """`model` for one user on `machines`, those of consumer.toml if None.
 
     By each engine the published checkpoint with most bits that fits GPU memory, and the fastest
-    that does; by llama.cpp also the one with most bits whose experts fit GPU and host memory
-    together, which is assumed; how far the laws know the others, their `familiarity` says.
+    that does; by llama.cpp and KTransformers also the one with most bits whose experts fit GPU and
+    host memory together, which is assumed. `familiarity` says how far the laws know the others.
     """
     loaded, laws = load_model(model), laws or shipped_laws()
     rows = [
@@ -113,22 +114,15 @@ def _options(
         fastest = max(found, key=lambda option: option.output_tok_s.value, default=None)
         held += [] if fastest is None or fastest is found[0] else [fastest]
     yield from held
-    if machine.ram_bytes is not None:
-        names = [option.precision for option in held if option.engine == "llamacpp"]
-        yield from _hosted(model, traffic, cluster, machine.ram_bytes, names)
-
-
-def _hosted(
-    model: MoEModel, traffic: Traffic, cluster: Cluster, ram_bytes: float, held: list[str]
-) -> Iterator[Option]:
-    """The checkpoint with most bits that fits GPUs and host together, if not one of `held`."""
-    for name in _by_size(model, cluster, "llamacpp"):
-        if name in held:
-            return
-        option = host_option(_plan(model, name, cluster, "llamacpp"), traffic, ram_bytes)
-        if option is not None:
-            yield option
-            return
+    for engine in _HOSTING if machine.ram_bytes is not None else ():
+        names = [option.precision for option in held if option.engine == engine]
+        plans = [
+            _plan(model, name, cluster, engine)
+            for name in _by_size(model, cluster, engine)
+            if name not in names
+        ]
+        hosted = (host_option(plan, traffic, machine.ram_bytes or 0) for plan in plans)
+        yield from [option for option in hosted if option is not None][:1]
 
 
 def _resident(
@@ -148,7 +142,8 @@ def _plan(
 ) -> Deployment:
     precision = load_precision(name, model)
     kv_dtype = usual_kv_dtype(most_weights(precision, model), cluster.profile, engine)
-    split = split or Parallelism(pp=cluster.gpus)
+    whole = Parallelism(pp=cluster.gpus) if engine == "llamacpp" else Parallelism(cluster.gpus)
+    split = split or whole
     return Deployment(model, cluster, precision, split, engine, kv_dtype=kv_dtype)
 
 

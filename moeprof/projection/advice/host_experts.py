@@ -1,12 +1,16 @@
-"""llama.cpp with the experts of whole layers in host memory: what fits, and how fast it decodes.
+"""Experts in host memory, computed by its CPU: what fits, and how fast one user's tokens come.
 
-Which experts a token chooses does not matter then: of every layer it reads top_k, from GPU memory
-or from the host's. So no recording is needed, and none makes it better.
+llama.cpp keeps those of whole layers there: of every layer a token reads top_k, from one memory or
+the other, whichever they are. KTransformers keeps some experts of each layer on GPUs: how often a
+token meets them is that of even routing, each expert as likely as the others, so an engine that
+keeps the most used ones there is faster. With a recording `plan_offload` says by how much.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+from numpy.typing import ArrayLike
 
 from moeprof.errors import InfeasibleError, InputError
 from moeprof.offload import (
@@ -18,6 +22,7 @@ from moeprof.offload import (
     find_rates,
     plan_memory,
     product,
+    spread_misses,
 )
 from moeprof.projection.advice.option import Option, build_option
 from moeprof.projection.advice.targets import LatencyTargets
@@ -25,36 +30,49 @@ from moeprof.projection.closed_loop import Traffic
 from moeprof.projection.deployment import Deployment
 from moeprof.quantity import Provenance, Quantity
 
-_LAW = "the law of docs/offload.md, whole layers, experts on the host computed by its CPU"
+_LAWS = {
+    "llamacpp": "whole layers on the host",
+    "ktransformers": "some experts of each layer on GPUs, met as by even routing",
+}
 
 
 def host_option(deployment: Deployment, traffic: Traffic, ram_bytes: float) -> Option | None:
-    """`deployment` for one user, as many layers' experts on GPUs as fit; None where it does not
-    fit, no host is named or the machine has one memory, and where nothing need stand on the host.
+    """`deployment` for one user, as many experts on GPUs as fit; None where it does not fit, no
+    host is named or the machine has one memory, and where nothing need stand on the host.
     """
+    by_layers = deployment.engine == "llamacpp"
     try:
-        memory = _memory(deployment, traffic, ram_bytes)
-        rates = _one_at_a_time(find_rates(deployment.cluster, launches="compiled"), deployment)
+        memory = _memory(deployment, traffic, ram_bytes, by_layers)
+        launches = "compiled" if by_layers else "graph"
+        rates = find_rates(deployment.cluster, launches=launches)
     except (InfeasibleError, InputError):
         return None
-    model = deployment.model
-    layers = len(model.moe_layers)
-    hosted = layers - memory.used_slots // model.experts
-    if not hosted or rates.cpu is None:
+    on_gpus = memory.used_slots / (len(deployment.model.moe_layers) * deployment.model.experts)
+    if on_gpus == 1 or rates.cpu is None:
         return None
+    experts, misses, weights = _events(deployment.model.top_k, on_gpus, by_layers)
     found = estimate_decode(
-        decode_work(model, deployment.precision, context_tokens=_context(traffic)),
-        rates,
-        experts=[model.top_k] * 2,
-        misses=[0, model.top_k],
-        weights=[layers - hosted, hosted],
+        decode_work(deployment.model, deployment.precision, context_tokens=_context(traffic)),
+        _one_at_a_time(rates, deployment) if by_layers else rates,
+        experts=experts,
+        misses=misses,
+        weights=weights,
         serve="cpu",
-        overlap=False,
+        overlap=not by_layers,
     )
-    return _option(deployment, traffic, found, memory, hosted)
+    return _option(deployment, traffic, found, memory)
 
 
-def _memory(deployment: Deployment, traffic: Traffic, ram_bytes: float) -> OffloadMemory:
+def _events(top_k: int, on_gpus: float, by_layers: bool) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+    """(experts, misses, weights) of the events of one token."""
+    if by_layers:
+        return [top_k, top_k], [0, top_k], [on_gpus, 1 - on_gpus]
+    return spread_misses(top_k, on_gpus)
+
+
+def _memory(
+    deployment: Deployment, traffic: Traffic, ram_bytes: float, by_layers: bool
+) -> OffloadMemory:
     cluster = deployment.cluster
     return plan_memory(
         deployment.model,
@@ -63,8 +81,8 @@ def _memory(deployment: Deployment, traffic: Traffic, ram_bytes: float) -> Offlo
         vram_bytes=cluster.profile.memory_visible.value,
         ram_bytes=ram_bytes,
         context_tokens=_context(traffic),
-        exclusive=True,
-        whole_layers=True,
+        exclusive=by_layers,
+        whole_layers=by_layers,
     )
 
 
@@ -79,10 +97,14 @@ def _option(
     traffic: Traffic,
     found: DecodeEstimate,
     memory: OffloadMemory,
-    hosted: int,
 ) -> Option:
+    law = f"the law of docs/offload.md: {_LAWS[deployment.engine]}"
+    model, by_layers = deployment.model, deployment.engine == "llamacpp"
+    hosted = len(model.moe_layers) - memory.used_slots // model.experts
+    slots = memory.used_slots // len(model.moe_layers)
+
     def quantity(value: float, low: float, high: float, unit: str) -> Quantity:
-        return Quantity(value, unit, Provenance.ASSUMED, low, high, _LAW)
+        return Quantity(value, unit, Provenance.ASSUMED, low, high, law)
 
     rate = quantity(found.tok_s, found.tok_s_low, found.tok_s_high, "tok/s")
     token = quantity(1e3 / found.tok_s, 1e3 / found.tok_s_high, 1e3 / found.tok_s_low, "ms")
@@ -95,7 +117,8 @@ def _option(
         limit="memory",
         familiarity="stranger",
         free_bytes=(memory.gpu.capacity_bytes or 0.0) - memory.gpu.total_bytes,
-        host_layers=hosted,
+        host_layers=hosted if by_layers else 0,
+        gpu_experts=None if by_layers else slots,
     )
 
 

@@ -22,10 +22,12 @@ class Option(Result):
 
     `sure` is whether the upper ends of the 80 % bands meet them too. `limit` says what keeps it
     from more requests: tpot, ttft, memory, or requests, where none did up to the most that were
-    tried. `host_layers` is how many layers' experts stay in host memory. `ttft_ms` is None where
-    prompts were not projected. `cost_per_million_tokens` is in USD of output tokens at full load:
-    by the hour, or of a machine that is bought, as its source says; None where nobody states a
-    price. `energy_wh_per_million_tokens` takes all GPUs at their full power.
+    tried. `host_layers` is how many layers' experts stay in host memory, `gpu_experts` how many of
+    each layer stand on GPUs where the others stay there; None where all do. `ttft_ms` is None
+    where prompts were not projected; `share` is of an output token's time by operation.
+    `cost_per_million_tokens` is in USD of output tokens at full load: by the hour, or of a machine
+    that is bought, as its source says; None where nobody states a price.
+    `energy_wh_per_million_tokens` takes all GPUs at their full power.
     """
 
     hardware: str
@@ -48,6 +50,8 @@ class Option(Result):
     familiarity: str
     free_bytes: float
     host_layers: int
+    gpu_experts: int | None
+    share: Mapping[str, float] = field(hash=False)
     command: str
     files: Mapping[str, str] = field(hash=False)
     flag_sources: Mapping[str, str] = field(hash=False)
@@ -70,8 +74,9 @@ def make_option(
     max_concurrency: int,
     limit: str,
     free_bytes: float,
+    context: int | None = None,
 ) -> Option:
-    """An option from its projection."""
+    """An option from its projection; `context` is of the longest request, None: of all."""
     return build_option(
         deployment,
         traffic,
@@ -81,6 +86,8 @@ def make_option(
         limit=limit,
         familiarity=speed.familiarity,
         free_bytes=free_bytes,
+        share=speed.share,
+        context=context,
     )
 
 
@@ -95,9 +102,14 @@ def build_option(
     familiarity: str,
     free_bytes: float,
     host_layers: int = 0,
+    gpu_experts: int | None = None,
+    share: Mapping[str, float] | None = None,
+    context: int | None = None,
 ) -> Option:
     """An option from `speeds`: TPOT, TTFT and output tokens/s."""
-    launch = launch_command(deployment, traffic, host_layers=host_layers)
+    launch = launch_command(
+        deployment, traffic, host_layers=host_layers, gpu_experts=gpu_experts, context=context
+    )
     cluster, (tpot, ttft, rate) = deployment.cluster, speeds
     return Option(
         hardware=cluster.name,
@@ -120,6 +132,8 @@ def build_option(
         familiarity=familiarity,
         free_bytes=free_bytes,
         host_layers=host_layers,
+        gpu_experts=gpu_experts,
+        share=share or {},
         command=launch.command,
         files=launch.files,
         flag_sources=launch.sources,

@@ -25,6 +25,7 @@ def explain_choice(
         return nearest.misses if nearest else "the engine runs no checkpoint of this model there"
     best = options[0]
     parts = [f"{describe(best)}: {_LIMITS[best.limit].format(best.concurrency)}"]
+    parts.append(_time_goes(best))
     if best.cost_per_million_tokens is None:
         parts.append("no price is known, so fewest GPUs come first")
     parts += _compared(best, options[1:], second)
@@ -36,6 +37,12 @@ def explain_choice(
 def describe(option: Option) -> str:
     """Hardware, precision and split."""
     return f"{option.precision} on {option.hardware}, {split_name(option.parallelism)}"
+
+
+def _time_goes(best: Option) -> str:
+    """The operations that take most of a token's time."""
+    most = sorted(best.share.items(), key=lambda item: -item[1])[:3]
+    return "a token's time goes to " + ", ".join(f"{name} ({share:.0%})" for name, share in most)
 
 
 def _compared(best: Option, others: Sequence[Option], second: Option | None) -> list[str]:

@@ -44,6 +44,7 @@ class Search:
     index_dtype: str = "bf16"
     held: Held = field(default_factory=Held)
     recorded: RecordedRouting | None = None
+    context: int | None = None
 
     def groups(self) -> Iterator[list[Candidate]]:
         """Of each hardware and precision all splits, those that do not fit among them."""
@@ -79,7 +80,7 @@ class Search:
             held=self.held,
         )
         loads = None if self.recorded is None else self.recorded.loads(split.ep)
-        return Candidate(deployment, self.traffic, self.targets, self.laws, loads)
+        return Candidate(deployment, self.traffic, self.targets, self.laws, loads, self.context)
 
 
 def clusters_of(hardware: str | Cluster) -> list[Cluster]:
@@ -111,9 +112,9 @@ def best_splits(group: Sequence[Candidate], count: int = 1) -> list[Option]:
     return found
 
 
-def parse_hardware(text: str) -> list[str]:
-    """The names in `a,b`. Raises InputError where there is none."""
+def parse_names(text: str, example: str = "8xh200,b200") -> list[str]:
+    """The names in `a,b`. Raises InputError, with an example, where there is none."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise InputError("no hardware is named: --hardware 8xh200,b200")
+        raise InputError(f"'{text}' names nothing: write {example}")
     return names

@@ -72,6 +72,15 @@ def plan_traffic(
     return traffic
 
 
+def longest_request(model: MoEModel, workload_name: str | None) -> int | None:
+    """Tokens of the longest request of a workload, cut to what the model takes; None without."""
+    if workload_name is None:
+        return None
+    found = workload(workload_name)
+    longest = round(found.input_tokens.values[-1] + found.output_tokens.values[-1])
+    return min(longest, model.max_positions) if model.max_positions else longest
+
+
 def _means(name: str, longest: int | None, seed: int) -> tuple[int, int, int]:
     """(prompt, answer, cached) tokens of the mean request."""
     drawn = workload(name).requests(_DRAWN, seed=seed, longest=longest)

@@ -55,6 +55,8 @@ def commands_text(options: list[Option]) -> str:
         lines.append(f"{number}  {printable(option.command)}")
         for name, text in option.files.items():
             lines += [f"   {name}:", *(f"     {line}" for line in text.splitlines())]
+    if any("./" in option.command for option in options):
+        lines.append("   ./NAME: no published checkpoint is known; put a folder there")
     return "\n".join(lines)
 
 

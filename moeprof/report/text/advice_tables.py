@@ -18,14 +18,15 @@ def machines_text(found: MachineTable) -> str:
         for option in row.options:
             commands.append(printable(option.command))
             rows.append([f"{len(commands):<2} {row.machine.title}", *_machine_cells(option)])
-    heads = ["machine", "format", "host", "tok/s", "80 % band", "TTFT s", "from"]
+    heads = ["machine", "format", "host", "tok/s", "80 % band", "TTFT", "from"]
     title = (
         f"{found.model} for one user, {found.input_len:,} tokens in and {found.output_len:,} out:"
         " the most bits that fit and the fastest, by each engine"
     )
     host = (
-        "Host: layers whose experts stay in host memory, computed by the CPU; prompts are not "
-        "projected then."
+        "Host: experts that stay in host memory, computed by the CPU: those of so many layers "
+        "(llama.cpp), or so many of each layer (KTransformers, routing taken as even). Prompts are "
+        "not projected then. `moeprof offload` says what a recording makes of it. TTFT in seconds."
     )
     problems = [wrapped(f"{r.machine.title}: {r.problem}.") for r in found.rows if r.problem]
     listed = "\n".join(f"{n:<2} {command}" for n, command in enumerate(commands, start=1))
@@ -56,7 +57,11 @@ def _machine_cells(option: Option) -> list[str]:
     rate = option.output_tok_s
     low, high = rate.low or rate.value, rate.high or rate.value
     ttft = "-" if option.ttft_ms is None else f"{option.ttft_ms.value / 1e3:.2g}"
-    hosted = f"{option.host_layers}" if option.host_layers else "-"
+    model, hosted = option.deployment.model, "-"
+    if option.host_layers:
+        hosted = f"{option.host_layers}/{len(model.moe_layers)}"
+    if option.gpu_experts is not None:
+        hosted = f"{model.experts - option.gpu_experts}/{model.experts}"
     band = " to ".join(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in (low, high))
     return [option.precision, hosted, f"{rate.value:.3g}", band, ttft, rate.provenance.value]
 

@@ -16,6 +16,7 @@ from moeprof.projection.advice.candidate import MOST_REQUESTS
 from moeprof.projection.advice.formats import runnable_precisions
 from moeprof.projection.advice.search import Search, best_splits, clusters_of
 from moeprof.projection.advice.splits import list_splits
+from moeprof.projection.advice.targets import longest_request
 
 M3 = load_model("minimax-m3")
 TRAFFIC = plan_traffic(M3, input_len=2048, output_len=512)
@@ -195,6 +196,9 @@ def test_a_workload_gives_the_mean_request() -> None:
     assert traffic.input_len == pytest.approx(2943.6, rel=0.02)
     assert 0 < traffic.cached_len < traffic.input_len
     assert plan_traffic(M3, workload_name="rag", output_len=7).output_len == 7
+    assert longest_request(M3, "rag") == 7712 + 2183
+    assert longest_request(load_model("llama-3.1-70b"), "long-context") == 131_072
+    assert longest_request(M3, None) is None
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,7 @@ def test_a_workload_gives_the_mean_request() -> None:
     [
         ({"tpot": 0}, "tpot_ms is 0"),
         ({"ttft": float("nan")}, "ttft_ms is nan"),
-        ({"hardware": " , "}, "no hardware"),
+        ({"hardware": " , "}, "names nothing"),
         ({"engine": "vlm"}, "engine 'vlm'"),
         ({"precisions": ["ud-iq1_m"]}, "vllm does not run"),
     ],

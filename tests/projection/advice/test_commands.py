@@ -143,6 +143,8 @@ def test_ktransformers_says_how_many_experts_stand_on_gpus() -> None:
     flags = parsed(launch_command(deployment, TRAFFIC, gpu_experts=40).command)[1]
     wanted = {"--kt-method": "MXFP8", "--kt-num-gpu-experts": "40", "--tp-size": "8"}
     assert wanted.items() <= flags.items()
+    flags = parsed(launch_command(deployment, TRAFFIC, context=9000).command)[1]
+    assert (flags["--kt-num-gpu-experts"], flags["--context-length"]) == ("128", "9000")
 
 
 def test_names_are_quoted() -> None:

@@ -36,8 +36,9 @@ def test_every_machine_has_options_or_says_why_not(machines: MachineTable) -> No
 def test_what_is_in_gpu_memory_fits_there(machines: MachineTable) -> None:
     for option in machines.options:
         fits = deployment_ledger(option.deployment, option.traffic).fits
-        assert fits == (option.host_layers == 0)
-        assert option.output_tok_s.provenance == "assumed" or not option.host_layers
+        hosted = option.host_layers > 0 or option.gpu_experts is not None
+        assert fits != hosted
+        assert option.output_tok_s.provenance == "assumed" or not hosted
 
 
 def test_experts_fit_gpus_and_host_together(machines: MachineTable) -> None:
@@ -47,7 +48,7 @@ def test_experts_fit_gpus_and_host_together(machines: MachineTable) -> None:
         for option in row.options
         if option.host_layers
     ]
-    assert len(hosted) >= 4
+    assert len(hosted) >= 5
     for machine, option in hosted:
         assert machine.ram_bytes is not None
         sizes = weight_bytes(M3, option.precision)
@@ -81,6 +82,19 @@ def test_host_experts_by_hand() -> None:
     launches += hosted * rates.cpu_layer_s.value
     assert option.tpot_ms.value / 1e3 == pytest.approx(least + launches, rel=0.02)
     assert constant("host_reserve_bytes").value > 0
+
+
+def test_experts_of_each_layer_fit_beside_the_rest(machines: MachineTable) -> None:
+    found = [option for option in machines.options if option.gpu_experts is not None]
+    assert len(found) == 2
+    for option in found:
+        sizes, slots = weight_bytes(M3, option.precision), option.gpu_experts
+        assert slots is not None and 0 < slots < 128
+        each = sizes["routed"] / 128  # of one expert, all layers together
+        card = option.gpus * option.deployment.cluster.profile.memory_visible.value
+        rest = sum(sizes.values()) - sizes["routed"]
+        assert rest + slots * each <= card < rest + (slots + 1) * each + 12 * 2**30
+        assert f"--kt-num-gpu-experts {slots} " in option.command
 
 
 def test_more_gpu_memory_never_hosts_more_layers() -> None:

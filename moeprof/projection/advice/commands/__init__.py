@@ -21,15 +21,21 @@ _WRITERS = {
 
 
 def launch_command(
-    deployment: Deployment, traffic: Traffic, *, host_layers: int = 0, gpu_experts: int = 0
+    deployment: Deployment,
+    traffic: Traffic,
+    *,
+    host_layers: int = 0,
+    gpu_experts: int | None = None,
+    context: int | None = None,
 ) -> LaunchCommand:
-    """How to start `deployment` for `traffic`, its requests of at most their full length.
+    """How to start `deployment` for `traffic`.
 
     `host_layers` is how many layers' experts stay in host memory (llama.cpp), `gpu_experts` how
-    many experts of each layer stand on GPUs (KTransformers). Of several nodes it is the command of
-    the first; NODE0 stands for its address.
+    many experts of each layer stand on GPUs (KTransformers), None: all. `context` is how long the
+    longest request may be, None: as long as those of `traffic`. Of several nodes it is the command
+    of the first; NODE0 stands for its address.
     """
-    launch = Launch(deployment, traffic, host_layers, gpu_experts)
+    launch = Launch(deployment, traffic, host_layers, gpu_experts, context)
     return _WRITERS[deployment.engine](launch)
 
 

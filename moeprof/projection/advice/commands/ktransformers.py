@@ -13,6 +13,8 @@ _THREADS = 64  # of the tutorial; about 90 % of the physical cores
 def write(launch: Launch) -> LaunchCommand:
     """`--kt-num-gpu-experts` is of each layer; the others stay in host memory."""
     deployment = launch.deployment
+    model = deployment.model
+    on_gpus = model.experts if launch.gpu_experts is None else launch.gpu_experts
     weights = most_weights(deployment.precision, deployment.model).name
     flags = {
         "--model-path": launch.checkpoint,
@@ -20,7 +22,7 @@ def write(launch: Launch) -> LaunchCommand:
         "--kt-method": _METHODS.get(weights, weights.upper()),
         "--kt-cpuinfer": _THREADS,
         "--kt-threadpool-count": 2,
-        "--kt-num-gpu-experts": str(launch.gpu_experts),
+        "--kt-num-gpu-experts": str(on_gpus),
         "--tp-size": deployment.parallelism.tp,
         "--max-running-requests": launch.traffic.concurrency,
         "--context-length": launch.context,

@@ -31,7 +31,8 @@ class Launch:
     deployment: Deployment
     traffic: Traffic
     host_layers: int = 0
-    gpu_experts: int = 0
+    gpu_experts: int | None = None
+    longest: int | None = None
 
     @property
     def checkpoint(self) -> str:
@@ -40,8 +41,8 @@ class Launch:
 
     @property
     def context(self) -> int:
-        """Tokens of one whole request."""
-        return self.traffic.input_len + self.traffic.output_len
+        """Tokens of the longest request."""
+        return self.longest or self.traffic.input_len + self.traffic.output_len
 
     @property
     def requests(self) -> int:
