@@ -15,6 +15,7 @@ from moeprof.projection import (
     project_deployment,
     recorded_loads,
 )
+from moeprof.projection.advice.ownership import token_cost
 from moeprof.projection.routing.transfer import METHODS, check_routing
 from moeprof.projection.serving import make_load
 from moeprof.projection.serving.project import ServingProjection, project_serving
@@ -50,8 +51,7 @@ class ProjectionStudy(Result):
     """
 
     traffic: Traffic
-    gpus: int
-    power_w: float | None  # of one GPU, where its profile states it
+    cluster: Cluster
     chosen: DeploymentProjection
     splits: list[list[DeploymentProjection]]
     load: list[DeploymentProjection]
@@ -60,6 +60,11 @@ class ProjectionStudy(Result):
     routed: list[RoutedStep]
     routing: str  # "even", "recorded", or the method by which a recording is carried over
     models: list[DeploymentProjection]
+
+    @property
+    def gpus(self) -> int:
+        """All of them."""
+        return self.cluster.gpus
 
 
 def study_projection(
@@ -101,8 +106,7 @@ def study_projection(
     same = next(line for line in splits if line[0].ledger.parallelism == best)
     return ProjectionStudy(
         traffic=traffic,
-        gpus=cluster.gpus,
-        power_w=_power_w(cluster),
+        cluster=cluster,
         chosen=chosen,
         splits=splits,
         load=sorted([*same, *more], key=lambda row: row.concurrency),
@@ -112,11 +116,6 @@ def study_projection(
         routing=routing,
         models=[chosen, *_others(model, cluster, traffic)],
     )
-
-
-def _power_w(cluster: Cluster) -> float | None:
-    known = "power_w" in cluster.profile.figures
-    return cluster.profile.figure("power_w").value if known else None
 
 
 def splits_of(model: MoEModel, cluster: Cluster) -> list[Parallelism]:
@@ -197,7 +196,8 @@ def _project(
     )
     if done.output_tok_s is None:
         raise InputError("requests without input or output tokens have no speed")
-    return done
+    # Where nobody rents such a machine by the hour: of one that is bought.
+    return replace(done, cost_per_million_tokens=token_cost(cluster, done.output_tok_s))
 
 
 def _at(traffic: Traffic, concurrency: int) -> Traffic:

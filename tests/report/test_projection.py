@@ -95,7 +95,7 @@ def test_levers_are_the_law_with_one_thing_changed(carried: ReportContents) -> N
         plan_deployment(M3, "8xh200", precision="mxfp8", tp=split.tp, ep=split.ep, dp=split.dp),
         LOAD,
     ).tpot_ms.value
-    reads = levers["experts that steps read"]
+    reads = levers["routing"]
     assert even in (pytest.approx(reads.fast_ms), pytest.approx(reads.slow_ms))
 
 

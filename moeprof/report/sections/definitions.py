@@ -42,6 +42,20 @@ TERMS = (
         "Jensen-Shannon divergence between the labels' expert distributions in bits, mean over "
         "layers: 0 where labels use experts alike.",
     ),
+    (
+        "TPOT, TTFT",
+        "Time per output token: from one to the next of a request, so tokens/s a user is 1 / TPOT. "
+        "Time to first token: from a request's arrival to its first one.",
+    ),
+    (
+        "TP, EP, DP",
+        "Tensor parallel: GPUs that slice every layer. Expert parallel: GPUs that share experts, "
+        "each whole. Data parallel: groups of GPUs that serve different requests.",
+    ),
+    (
+        "Pareto front",
+        "Deployments that no other beats in both tokens/s a user and tokens/s a GPU.",
+    ),
     ("GiB, GB", "GiB = 2³⁰ bytes, for memory that is held. GB = 10⁹ bytes, for bytes that move."),
     (
         "measured, fitted, specified, assumed",

@@ -78,7 +78,8 @@ def _lead(contents: ReportContents, study: ProjectionStudy) -> list[str]:
     near = FAMILIARITIES[study.chosen.familiarity or ""]
     return [
         f"{deployed(study)}, under {load_words(study)}, each replaced when it ends: the fastest "
-        "split that fits, in the fastest format that the GPU multiplies.",
+        "split that fits, in the fastest format that fits, of those that the GPU multiplies if one "
+        "does.",
         routing_words(contents, study),
         f"Bands hold 80 % of measured deployments as far off from the fitted ones: {near}.",
     ]
@@ -97,8 +98,13 @@ def _figures(chosen: DeploymentProjection) -> Table:
         for name, each in named.items()
         if each is not None
     ]
+    cost = chosen.cost_per_million_tokens
     return Table(
-        "Speed and cost", ["", "value", "80 % band", "unit", "provenance"], rows, open=True
+        title="Speed and cost",
+        columns=["", "value", "80 % band", "unit", "provenance"],
+        rows=rows,
+        note=f"Price: {cost.source.split('; ')[0]}." if cost else "Nobody states a price.",
+        open=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from moeprof.projection import DeploymentProjection
+from moeprof.projection.advice.ownership import energy_per_million
 from moeprof.projection.pareto import pareto_front
 from moeprof.projection.serving.project import ServingProjection
 from moeprof.quantity import Quantity
@@ -12,7 +13,7 @@ from moeprof.report.blocks import Block, Mark, Plot, Section, Series, Table
 from moeprof.report.contents import ReportContents
 from moeprof.report.projected_words import deployed, digits, load_words, split_name
 from moeprof.report.projecting import ProjectionStudy
-from moeprof.report.routed_speeds import RoutedStep
+from moeprof.report.routed_speeds import EVEN, RoutedStep
 from moeprof.report.sections.scales import Scale, doubling_scale, linear_scale, log_scale
 from moeprof.report.wording import held_bytes, times
 
@@ -309,7 +310,7 @@ def _routed_plot(study: ProjectionStudy) -> Plot:
                 name,
                 hue,
                 [(x.place(s.concurrency), y.place(s.most_distinct)) for s in steps],
-                "dashed" if name == "even" else "line",
+                "dashed" if name == EVEN else "line",
             )
             for (name, steps), hue in zip(lines.items(), "dab", strict=False)
         ],
@@ -320,7 +321,7 @@ def _routed_plot(study: ProjectionStudy) -> Plot:
 
 
 def _routed_table(study: ProjectionStudy) -> Table:
-    even = {step.concurrency: step.tpot_ms for step in study.routed if step.routing == "even"}
+    even = {step.concurrency: step.tpot_ms for step in study.routed if step.routing == EVEN}
     return Table(
         title="Routing sensitivity",
         columns=[
@@ -334,7 +335,7 @@ def _routed_table(study: ProjectionStudy) -> Table:
                 digits(step.most_distinct),
                 times(step.imbalance),
                 f"{step.tpot_ms:.2f}",
-                f"{step.tpot_ms / even[step.concurrency] - 1:+.1%}",
+                "" if step.routing == EVEN else _change(step.tpot_ms / even[step.concurrency] - 1),
                 step.provenance.value,
             ]
             for step in study.routed
@@ -343,6 +344,12 @@ def _routed_table(study: ProjectionStudy) -> Table:
         "is judged on.",
         open=True,
     )  # fmt: skip
+
+
+def _change(share: float) -> str:
+    """'+0.3 %', and no sign where nothing is left of it."""
+    rounded = round(100 * share, 1)
+    return f"{rounded:+.1f} %" if rounded else "0 %"
 
 
 def _models(study: ProjectionStudy) -> Table:
@@ -378,8 +385,6 @@ def _model_row(row: DeploymentProjection, study: ProjectionStudy) -> list[str]:
 
 
 def _kwh(row: DeploymentProjection, study: ProjectionStudy) -> str:
-    """Of a million output tokens, W x GPUs x s."""
-    if study.power_w is None or row.output_tok_s is None:
-        return "no power stated"
-    seconds = 1e6 / row.output_tok_s.value
-    return digits(study.power_w * study.gpus * seconds / 3.6e6)
+    assert row.output_tok_s is not None
+    energy = energy_per_million(study.cluster, row.output_tok_s)
+    return digits(energy.value / 1e3) if energy else "no power stated"
