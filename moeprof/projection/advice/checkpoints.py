@@ -25,6 +25,11 @@ def checkpoint_of(model: MoEModel, precision: Precision) -> str:
     return f"./{model.name}-{precision.name}"
 
 
+def draft_checkpoint(draft: str | None) -> str | None:
+    """The hub id of a draft model by name; None where it is not known."""
+    return _listed()["drafts"].get(draft or "")
+
+
 def _is_about(model: MoEModel, hub_id: str) -> bool:
     """Whether the id is of this model: a layout by habit names another's checkpoint."""
     return model.name.lower() in hub_id.lower()

@@ -31,7 +31,7 @@ def runnable_precisions(model: MoEModel, gpu: HardwareProfile, engine: str) -> l
     found: dict[str, str] = {}
     for name in precision_names(model) or _USUAL:
         weights = most_weights(load_precision(name, model), model)
-        if can_run(weights, gpu, engine):
+        if can_run(weights, gpu, engine, model):
             found.setdefault(_variety(name, weights), name)
     return list(found.values())
 
@@ -41,13 +41,18 @@ def check_precision(
 ) -> None:
     """Raises InputError where `engine` has no kernels for it on `gpu`."""
     weights = most_weights(precision, model)
-    if not can_run(weights, gpu, engine):
-        raise InputError(f"{engine} does not run {weights.name} weights on {gpu.name}")
+    if not can_run(weights, gpu, engine, model):
+        raise InputError(
+            f"{engine} does not run {model.name} with {weights.name} weights on {gpu.name}"
+        )
 
 
-def can_run(weights: WeightFormat, gpu: HardwareProfile, engine: str) -> bool:
-    """Whether `engine` reads `weights` and `gpu` has what its kernels for them ask for."""
+def can_run(weights: WeightFormat, gpu: HardwareProfile, engine: str, model: MoEModel) -> bool:
+    """Whether `engine` reads `weights` of `model` and `gpu` has what its kernels ask for."""
     facts = engine_facts(engine)
+    named = facts.get("models", {}).get(model.model_type)
+    if named is not None and weights.name not in named:
+        return False
     if weights.family not in facts["families"] or weights.name in facts.get("without", ()):
         return False
     return any(_has(gpu, need) for need in _needs(facts, weights.name))

@@ -29,26 +29,21 @@ class Nearest(Result):
 def find_nearest(candidates: Sequence[Candidate]) -> Nearest | None:
     """The candidate that misses by the least factor; where none fits that which lacks the least
     memory; None without a candidate."""
-    fitting = [found for found in (each.nearest() for each in candidates) if found is not None]
-    if fitting:
-        factor, option = min(fitting, key=lambda found: (found[0], found[1].rank))
-        return Nearest(
-            option, factor, option.hardware, option.precision, 0.0, _misses(candidates[0], option)
-        )
     if not candidates:
         return None
+    by_miss = sorted(candidates, key=lambda each: each.miss(1))
+    found = next((pair for each in by_miss if (pair := each.nearest()) is not None), None)
+    if found is not None:
+        factor, option = found
+        misses = _misses(by_miss[0], option)
+        return Nearest(option, factor, option.hardware, option.precision, 0.0, misses)
     least = min(candidates, key=lambda each: -each.ledger.free_bytes)
-    short = -least.ledger.free_bytes
-    deployment = least.deployment
-    return Nearest(
-        None,
-        None,
-        deployment.cluster.name,
-        deployment.precision.name,
-        short,
-        f"nothing fits: {deployment.precision.name} on {deployment.cluster.name} is "
-        f"{short / 2**30:,.1f} GiB short on each GPU",
-    )
+    short, deployment = -least.ledger.free_bytes, least.deployment
+    where, precision = deployment.cluster.name, deployment.precision.name
+    said = f"nothing fits: {precision} on {where} is {short / 2**30:,.1f} GiB short on each GPU"
+    if deployment.cluster.host is not None:
+        said += "; with experts in host memory, for one user: advise --consumer"
+    return Nearest(None, None, where, precision, short, said)
 
 
 def _misses(candidate: Candidate, option: Option) -> str:

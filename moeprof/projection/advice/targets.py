@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from moeprof.errors import InputError
-from moeprof.model import MoEModel
+from moeprof.model import MoEModel, load_model
 from moeprof.projection.closed_loop import Traffic, check_traffic
 from moeprof.projection.serving import workload
 from moeprof.result import Result
@@ -39,7 +40,7 @@ class LatencyTargets(Result):
 
 
 def plan_traffic(
-    model: MoEModel,
+    model: MoEModel | str | Path,
     *,
     workload_name: str | None = None,
     input_len: int | None = None,
@@ -55,7 +56,7 @@ def plan_traffic(
     answer 1,024. Prompts are cut to what the model takes. Raises InputError for an unknown
     workload and lengths that make no request.
     """
-    lengths = (4096, 1024, 0)
+    model, lengths = load_model(model), (4096, 1024, 0)
     if workload_name is not None:
         lengths = _means(workload_name, model.max_positions or None, seed)
     given = (input_len, output_len, cached_len)

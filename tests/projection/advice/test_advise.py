@@ -141,7 +141,9 @@ def test_what_fits_nowhere_says_what_is_short() -> None:
     found = advised("4xrtx-4090")
     assert found.nearest is not None and found.nearest.option is None
     assert found.nearest.short_bytes > 2**30
-    assert "nothing fits" in found.reason
+    assert "nothing fits" in found.reason and "--consumer" not in found.reason
+    hosted = advised("4xrtx-4090+epyc-9005-12ch-6000")
+    assert "--consumer" in hosted.reason
 
 
 def test_bought_machines_are_written_off_and_what_has_no_price_comes_last() -> None:
@@ -187,6 +189,8 @@ def test_gpus_run_what_they_have_kernels_for() -> None:
     assert names("b200", "vllm") == ["bf16", "mxfp8", "nvfp4", "mxfp4", "int4_awq"]
     assert "mxfp8" not in names("h200", "sglang") and "mxfp8" in names("mi300x", "sglang")
     assert names("mi355x", "trtllm") == []
+    assert names("b200", "trtllm") == ["bf16", "mxfp8", "nvfp4"]
+    assert names("h100", "ktransformers") == ["mxfp8"]
     assert all(name.startswith(("ud", "iq", "bf16-gguf")) for name in names("rtx-4090", "llamacpp"))
     assert names("m3-ultra-512gb", "mlx") == ["mlx8", "mlx6", "mlx4", "mlx3", "mlx3_6"]
 

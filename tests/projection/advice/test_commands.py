@@ -14,7 +14,7 @@ from moeprof.projection import Traffic, launch_command, plan_deployment
 from moeprof.projection.advice.commands import Launch
 from moeprof.projection.advice.commands.llamacpp import override_pattern
 from moeprof.projection.advice.engine_facts import advised_engines, flag_source
-from moeprof.projection.deployment import Held
+from moeprof.projection.deployment import Deployment, Held
 
 TRAFFIC = Traffic(24, 4096, 1024)
 
@@ -111,6 +111,25 @@ def test_trtllm_has_a_file_for_what_has_no_flag() -> None:
     text = launch.files[str(flags["--extra_llm_api_options"])]
     assert "enable_attention_dp: true\n" in text
     assert "  dtype: fp8\n" in text
+
+
+def test_drafts_are_told_in_each_engine_s_words() -> None:
+    traffic = Traffic(8, 100, 50, draft_tokens=3, accepted=2.8)
+
+    def plan(engine: str, held: Held) -> Deployment:
+        return plan_deployment("minimax-m3", "8xb200", precision="nvfp4", engine=engine, held=held)
+
+    draft, none = Held(draft="eagle3-gqa"), Held()
+    text = launch_command(plan("trtllm", draft), traffic).files["extra-llm-api-options.yaml"]
+    assert "  decoding_type: Eagle3\n  max_draft_len: 3\n" in text
+    assert "  speculative_model: Inferact/MiniMax-M3-EAGLE3-GQA\n" in text
+    flags = parsed(launch_command(plan("sglang", draft), traffic).command)[1]
+    assert flags["--speculative-algorithm"] == "EAGLE3"
+    assert (flags["--speculative-num-steps"], flags["--speculative-num-draft-tokens"]) == ("3", "4")
+    flags = parsed(launch_command(plan("sglang", none), traffic).command)[1]
+    assert flags["--speculative-algorithm"] == "NGRAM"
+    flags = parsed(launch_command(plan("vllm", none), traffic).command)[1]
+    assert json.loads(str(flags["--speculative-config"]))["method"] == "ngram"
 
 
 def test_llamacpp_keeps_the_experts_of_the_first_layers_in_host_memory() -> None:

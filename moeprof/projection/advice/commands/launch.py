@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moeprof.projection.advice.checkpoints import checkpoint_of
+from moeprof.projection.advice.checkpoints import checkpoint_of, draft_checkpoint
 from moeprof.projection.advice.engine_facts import flag_source
 from moeprof.projection.closed_loop import Traffic
 from moeprof.projection.deployment import Deployment
@@ -38,6 +38,11 @@ class Launch:
     def checkpoint(self) -> str:
         """Hub id, or a folder."""
         return checkpoint_of(self.deployment.model, self.deployment.precision)
+
+    @property
+    def draft(self) -> str | None:
+        """Hub id of the draft model."""
+        return draft_checkpoint(self.deployment.held.draft)
 
     @property
     def context(self) -> int:

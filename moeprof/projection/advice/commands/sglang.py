@@ -5,7 +5,6 @@ from __future__ import annotations
 from moeprof.projection.advice.commands.launch import Launch, LaunchCommand
 
 START = ["python", "-m", "sglang.launch_server"]
-_DRAFTS = {"eagle3": "Inferact/MiniMax-M3-EAGLE3", "eagle3-gqa": "Inferact/MiniMax-M3-EAGLE3-GQA"}
 _KV = {"bf16": "auto", "fp8": "fp8_e4m3"}
 
 
@@ -37,12 +36,15 @@ def write(launch: Launch) -> LaunchCommand:
 
 
 def _speculation(launch: Launch) -> dict[str, object]:
-    tokens, draft = launch.traffic.draft_tokens, launch.deployment.held.draft
+    """A draft model, the model's own modules, or else what stood in the context before."""
+    tokens, held = launch.traffic.draft_tokens, launch.deployment.held
     if not tokens:
         return {}
+    if launch.draft is None and not held.mtp:
+        return {"--speculative-algorithm": "NGRAM", "--speculative-num-draft-tokens": tokens + 1}
     return {
-        "--speculative-algorithm": "EAGLE3" if draft in _DRAFTS else "NEXTN",
-        "--speculative-draft-model-path": _DRAFTS.get(draft or ""),
+        "--speculative-algorithm": "NEXTN" if launch.draft is None else "EAGLE3",
+        "--speculative-draft-model-path": launch.draft,
         "--speculative-num-steps": tokens,
         "--speculative-eagle-topk": 1,
         "--speculative-num-draft-tokens": tokens + 1,

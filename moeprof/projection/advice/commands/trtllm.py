@@ -32,7 +32,17 @@ def _options(launch: Launch) -> str:
     lines += ["kv_cache_config:", f"  dtype: {'fp8' if deployment.kv_dtype == 'fp8' else 'auto'}"]
     if indexed:  # as the deployment guide of MiniMax-M3 asks for
         lines.append("  enable_block_reuse: false")
-    if launch.traffic.draft_tokens:
-        lines += ["speculative_config:", "  decoding_type: MTP"]
-        lines.append(f"  num_nextn_predict_layers: {launch.traffic.draft_tokens}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_speculation(launch)]) + "\n"
+
+
+def _speculation(launch: Launch) -> list[str]:
+    tokens = launch.traffic.draft_tokens
+    if not tokens:
+        return []
+    kind, length = "NGram", "max_draft_len"
+    if launch.draft is not None:
+        kind = "Eagle3"
+    elif launch.deployment.held.mtp:
+        kind, length = "MTP", "num_nextn_predict_layers"
+    told = ["speculative_config:", f"  decoding_type: {kind}", f"  {length}: {tokens}"]
+    return told + ([] if launch.draft is None else [f"  speculative_model: {launch.draft}"])

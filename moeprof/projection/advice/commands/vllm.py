@@ -6,8 +6,6 @@ import json
 
 from moeprof.projection.advice.commands.launch import Launch, LaunchCommand
 
-_DRAFTS = {"eagle3": "Inferact/MiniMax-M3-EAGLE3", "eagle3-gqa": "Inferact/MiniMax-M3-EAGLE3-GQA"}
-
 
 def write(launch: Launch) -> LaunchCommand:
     """`--max-num-seqs` is of one data-parallel group; expert parallel is all ranks or none."""
@@ -41,13 +39,12 @@ def _block(launch: Launch) -> int | None:
 
 
 def _speculation(launch: Launch) -> str | None:
-    tokens, held = launch.traffic.draft_tokens, launch.deployment.held
+    tokens = launch.traffic.draft_tokens
     if not tokens:
         return None
-    if held.draft in _DRAFTS:
-        told = {"method": "eagle3", "model": _DRAFTS[held.draft], "num_speculative_tokens": tokens}
-    elif held.mtp:
-        told = {"method": "mtp", "num_speculative_tokens": tokens}
-    else:
-        told = {"method": "ngram", "num_speculative_tokens": tokens}
-    return json.dumps(told)
+    told: dict[str, object] = {"method": "ngram"}
+    if launch.draft is not None:
+        told = {"method": "eagle3", "model": launch.draft}
+    elif launch.deployment.held.mtp:
+        told = {"method": "mtp"}
+    return json.dumps({**told, "num_speculative_tokens": tokens})
