@@ -17,8 +17,9 @@ from moeprof.model import (
 )
 from moeprof.projection.advice.engine_facts import engine_facts
 
-# Where no checkpoint of a model is described: the usual ones, laid out by habit and so assumed.
-_USUAL = ("bf16", "fp8", "nvfp4")
+# Where no checkpoint of a model that the engine reads is described: the usual ones, laid out by
+# habit and so assumed.
+_USUAL = ("bf16", "fp8", "nvfp4", "q8_0", "q6_k", "q4_k", "q3_k", "q2_k", "mlx8", "mlx6", "mlx4")
 _NARROW_KV_ENGINES = ("vllm", "sglang", "trtllm")
 
 
@@ -29,8 +30,11 @@ def runnable_precisions(model: MoEModel, gpu: HardwareProfile, engine: str) -> l
     one is tried where it is named.
     """
     found: dict[str, str] = {}
-    for name in precision_names(model) or _USUAL:
-        weights = most_weights(load_precision(name, model), model)
+    families = engine_facts(engine)["families"]
+    formats = {name: _format(name, model) for name in precision_names(model)}
+    if not any(weights.family in families for weights in formats.values()):
+        formats = {name: _format(name, model) for name in _USUAL}
+    for name, weights in formats.items():
         if can_run(weights, gpu, engine, model):
             found.setdefault(_variety(name, weights), name)
     return list(found.values())
@@ -67,6 +71,10 @@ def usual_kv_dtype(weights: WeightFormat, gpu: HardwareProfile, engine: str) -> 
     """FP8 where the weights are quantized and engine and GPU have it, as recipes set it."""
     narrow = weights.family != "plain" and engine in _NARROW_KV_ENGINES
     return "fp8" if narrow and "dense_tflops_fp8" in gpu.figures else "bf16"
+
+
+def _format(name: str, model: MoEModel) -> WeightFormat:
+    return most_weights(load_precision(name, model), model)
 
 
 def _variety(name: str, weights: WeightFormat) -> str:

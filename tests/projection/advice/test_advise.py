@@ -191,6 +191,9 @@ def test_gpus_run_what_they_have_kernels_for() -> None:
     assert names("mi355x", "trtllm") == []
     assert names("b200", "trtllm") == ["bf16", "mxfp8", "nvfp4"]
     assert names("h100", "ktransformers") == ["mxfp8"]
+    deepseek, gpu = load_model("deepseek-v3"), load_hardware("h200").profile
+    assert runnable_precisions(deepseek, gpu, "vllm") == ["fp8_block"]  # as published
+    assert "q4_k" in runnable_precisions(deepseek, gpu, "llamacpp")  # by habit
     assert all(name.startswith(("ud", "iq", "bf16-gguf")) for name in names("rtx-4090", "llamacpp"))
     assert names("m3-ultra-512gb", "mlx") == ["mlx8", "mlx6", "mlx4", "mlx3", "mlx3_6"]
 
