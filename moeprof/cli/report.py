@@ -63,7 +63,7 @@ def run(
         target=target,
         transfer=transfer,
         traffic=traffic,
-        open_loop=True,
+        detailed=True,
         command=_command(trace, hardware, model, transfer, traffic),
     )
     written = write_report(contents, output, png_dir=png, force=force)

@@ -88,13 +88,14 @@ def gather_report(
     target: MoEModel | str | Path | None = None,
     transfer: str | None = None,
     traffic: Traffic = TRAFFIC,
-    open_loop: bool = False,
+    detailed: bool = False,
     command: str = "",
 ) -> ReportContents:
     """All results that a report of `trace` shows.
 
     `target` is the model that memory and speed are projected for, the recorded one if None, under
-    `traffic`; with `open_loop` also as requests come by themselves, which takes seconds. Where
+    `traffic`; with `detailed` also what takes seconds: requests that come by themselves, and models
+    compared at the same speed for users. Where
     `hardware` names a host, speed with experts in its memory is projected too. If the target is not
     what was recorded, the recording tells of its speed only by a `transfer` method. Raises
     InputError for unknown hardware; what the trace cannot answer becomes a sentence in `missing`.
@@ -142,7 +143,7 @@ def gather_report(
             traffic,
             transfer=transfer,
             placement=placement,
-            open_loop=open_loop,
+            detailed=detailed,
             missing=missing,
         ),
         missing=missing,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from moeprof.errors import InfeasibleError, InputError, MoeprofError
 from moeprof.hardware import Cluster
@@ -15,6 +16,7 @@ from moeprof.projection import (
     project_deployment,
     recorded_loads,
 )
+from moeprof.projection.advice import LatencyTargets, ModelCost, compare_models
 from moeprof.projection.advice.ownership import token_cost
 from moeprof.projection.routing.transfer import METHODS, check_routing
 from moeprof.projection.serving import make_load
@@ -60,6 +62,7 @@ class ProjectionStudy(Result):
     routed: list[RoutedStep]
     routing: str  # "even", "recorded", or the method by which a recording is carried over
     models: list[DeploymentProjection]
+    as_fast: list[ModelCost]  # each with as many requests as the chosen one's TPOT and TTFT allow
 
     @property
     def gpus(self) -> int:
@@ -76,7 +79,7 @@ def study_projection(
     *,
     transfer: str | None,
     placement: PlacementComparison | None,
-    open_loop: bool,
+    detailed: bool,
     missing: dict[str, str],
 ) -> ProjectionStudy | None:
     """What a report shows of the speed of `model` on `cluster`; None, with the reason, where there
@@ -110,11 +113,12 @@ def study_projection(
         chosen=chosen,
         splits=splits,
         load=sorted([*same, *more], key=lambda row: row.concurrency),
-        arrivals=_arrivals(model, cluster, chosen, traffic, missing) if open_loop else [],
+        arrivals=_arrivals(model, cluster, chosen, traffic, missing) if detailed else [],
         levers=levers_of(model, cluster, chosen, precisions, traffic, loads),
         routed=routed,
         routing=routing,
         models=[chosen, *_others(model, cluster, traffic)],
+        as_fast=_as_fast(model, cluster, chosen, traffic, missing) if detailed else [],
     )
 
 
@@ -281,6 +285,26 @@ def _arrivals(
         ]
     except MoeprofError as error:
         missing["arrivals"] = str(error)
+        return []
+
+
+def _as_fast(
+    model: MoEModel,
+    cluster: Cluster,
+    chosen: DeploymentProjection,
+    traffic: Traffic,
+    missing: dict[str, str],
+) -> list[ModelCost]:
+    """`model` and dense ones, each in the cheapest deployment on `cluster` that is as fast for a
+    user as the chosen one."""
+    assert chosen.tpot_ms and chosen.ttft_ms
+    targets = LatencyTargets(tpot_ms=chosen.tpot_ms.value, ttft_ms=chosen.ttft_ms.value)
+    names: list[MoEModel | str | Path] = [model]
+    names += [name for name in COMPARED if name != model.name.lower()]
+    try:
+        return compare_models(names, [cluster], targets, traffic).costs
+    except MoeprofError as error:
+        missing["as fast"] = str(error)
         return []
 
 

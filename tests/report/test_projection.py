@@ -29,7 +29,7 @@ def carried() -> ReportContents:
     model = MoEModel.from_config(small_config())
     trace = Trace.in_memory(model, *synthesize_rows(model, 600))
     return gather_report(
-        trace, target=M3, traffic=LOAD, transfer="hit-ratio,distinct-ratio", open_loop=True
+        trace, target=M3, traffic=LOAD, transfer="hit-ratio,distinct-ratio", detailed=True
     )
 
 
@@ -120,7 +120,11 @@ def test_the_page_shows_each_part(carried: ReportContents) -> None:
         "load-tpot", "load-ttft", "load-arrivals", "routing-distinct",
     ):  # fmt: skip
         assert page.count(f'id="{part}"') == 1
-    assert "llama-3.1-405b" in page and "Routing sensitivity" in page
+    assert (
+        "llama-3.1-405b" in page
+        and "Models that serve users as fast" in page
+        and "Routing sensitivity" in page
+    )
     assert not re.search(r"\bnan\b|\binf\b", page)
 
 

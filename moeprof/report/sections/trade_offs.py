@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from moeprof.projection import DeploymentProjection
+from moeprof.projection.advice import ModelCost
 from moeprof.projection.advice.ownership import energy_per_million
 from moeprof.projection.pareto import pareto_front
 from moeprof.projection.serving.project import ServingProjection
@@ -15,7 +16,7 @@ from moeprof.report.projected_words import deployed, digits, load_words, split_n
 from moeprof.report.projecting import ProjectionStudy
 from moeprof.report.routed_speeds import EVEN, RoutedStep
 from moeprof.report.sections.scales import Scale, doubling_scale, linear_scale, log_scale
-from moeprof.report.wording import held_bytes, times
+from moeprof.report.wording import GIB, held_bytes, times
 
 SPLIT_HUES = ("a", "b", "c", "d")
 
@@ -38,7 +39,12 @@ def trade_offs_section(contents: ReportContents) -> Section | None:
     blocks: list[Block] = [_pareto(study), *_cost(study), _tpot_plot(study), _ttft_plot(study)]
     blocks += [_arrival_plot(study), _arrivals(study)] if study.arrivals else []
     blocks += [_routed_plot(study), _routed_table(study)] if study.routed else []
-    return Section("trade-offs", "Load, cost and alternatives", lead, [*blocks, _models(study)])
+    return Section(
+        "trade-offs",
+        "Load, cost and alternatives",
+        lead,
+        [*blocks, _models(study), *_as_fast(study)],
+    )
 
 
 def user_tok_s(row: DeploymentProjection) -> float:
@@ -365,6 +371,56 @@ def _models(study: ProjectionStudy) -> Table:
         "experts. All GPUs are paid for; energy is assumed: all GPUs at full power, without host.",
         open=True,
     )  # fmt: skip
+
+
+def _as_fast(study: ProjectionStudy) -> list[Table]:
+    """What each model costs when its users wait no longer."""
+    if not study.as_fast:
+        return []
+    chosen = study.chosen
+    assert chosen.tpot_ms and chosen.ttft_ms
+    return [
+        Table(
+            title=f"Models that serve users as fast: {digits(chosen.tpot_ms.value)} ms a token, "
+            f"{digits(chosen.ttft_ms.value)} ms to the first",
+            columns=[
+                "model", "parameters (active)", "deployment", "requests at a time",
+                "weights in all (GiB)", "KV a token (bytes)", "tokens/s a GPU",
+                "USD a million output tokens", "kWh a million",
+            ],
+            rows=[_as_fast_row(cost) for cost in study.as_fast],
+            note="Each in its cheapest deployment on this hardware with as many requests as keep "
+            f"those times (moeprof advise), of {study.traffic.input_len:,} + "
+            f"{study.traffic.output_len:,} tokens, with even routing.",
+            open=True,
+        )
+    ]  # fmt: skip
+
+
+def _billions(parameters: int) -> str:
+    return f"{parameters / 1e9:.3g} B"
+
+
+def _as_fast_row(cost: ModelCost) -> list[str]:
+    active = f"{_billions(cost.total_parameters)} ({_billions(cost.active_parameters)})"
+    option = cost.option
+    if option is None:
+        return [cost.model, active, cost.problem, *[""] * 6]
+    split = option.parallelism
+    name = f"TP {split.tp}" + (f" \u00d7 DP {split.dp}" if split.dp > 1 else "")
+    name += f", EP {split.ep}" if split.ep > 1 else ""
+    usd_a_million, energy = option.cost_per_million_tokens, option.energy_wh_per_million_tokens
+    return [
+        cost.model,
+        active,
+        f"{option.precision.upper()}, {name}",
+        f"{option.concurrency:,}",
+        f"{(cost.weights_bytes or 0) / GIB:,.0f}",
+        f"{cost.kv_bytes_per_token or 0:,}",
+        digits(option.output_tok_s_per_gpu),
+        digits(usd_a_million.value) if usd_a_million else "no price stated",
+        digits(energy.value / 1e3) if energy else "no power stated",
+    ]
 
 
 def _model_row(row: DeploymentProjection, study: ProjectionStudy) -> list[str]:
