@@ -123,10 +123,9 @@ def advise_deployment(
 
 def _tornado(option: Option, search: Search) -> list[TornadoBar]:
     ep, recorded = option.parallelism.ep, search.recorded
-    loads = None if recorded is None else recorded.loads(ep)
     routings: dict[str, ExpertLoads] = {"even": EvenLoads(shape_of(search.model), ep)}
-    if loads is not None:
-        routings["recorded"] = loads
+    routings |= {} if recorded is None else recorded.routings(ep)
+    loads = routings.get("recorded")
     return tornado_bars(
         option.deployment, option.traffic, laws=search.laws, loads=loads, routings=routings
     )

@@ -12,8 +12,10 @@ from moeprof.model import MoEModel
 from moeprof.placement import Placement, Topology
 from moeprof.placement.fitting import fit_placement
 from moeprof.projection.routing import RoutingModel, TraceRouting, judged_windows, routing_for
-from moeprof.projection.step.loads import RoutedLoads
+from moeprof.projection.step.loads import ExpertLoads, RoutedLoads
 from moeprof.trace import Trace
+
+IN_ORDER, SOLVED = "in order of id", "solved placement"
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,28 @@ class RecordedRouting:
 
     def placed(self, ep: int) -> dict[str, RoutingModel]:
         """On `ep` ranks, judged on the second half: in order of id, and as solved on the first."""
-        windows, _ = judged_windows(self.trace, self.seed)
-        experts = self.trace.experts_per_layer
-        topology = Topology.even(ep, -(-experts // ep) * ep)
-        solved = fit_placement(self.trace, windows, topology, seed=self.seed)
-        keep = windows.test
-        return {
-            "in order of id": self._routing(None, keep),
-            "solved placement": self._routing(solved, keep),
-        }
+        if ep not in self._placed:
+            windows, _ = judged_windows(self.trace, self.seed)
+            experts = self.trace.experts_per_layer
+            topology = Topology.even(ep, -(-experts // ep) * ep)
+            solved = fit_placement(self.trace, windows, topology, seed=self.seed)
+            self._placed[ep] = {
+                IN_ORDER: self._routing(None, windows.test),
+                SOLVED: self._routing(solved, windows.test),
+            }
+        return self._placed[ep]
+
+    def routings(self, ep: int) -> dict[str, ExpertLoads]:
+        """The loads that a projection may hang on: recorded, and where ranks share whole experts
+        also through the solved placement."""
+        found: dict[str, ExpertLoads] = {"recorded": self.loads(ep)}
+        if ep > 1:
+            found["placed"] = RoutedLoads(self.placed(ep)[SOLVED], ep)
+        return found
+
+    @cached_property
+    def _placed(self) -> dict[int, dict[str, RoutingModel]]:
+        return {}
 
     @cached_property
     def _loads(self) -> dict[int, RoutedLoads]:

@@ -65,6 +65,15 @@ def test_placement_is_judged_before_and_after(advice: Advice) -> None:
     assert after.change is not None and after.change >= 0
 
 
+def test_a_recording_adds_its_routings_to_the_tornado(advice: Advice) -> None:
+    recorded = RecordedRouting(open_trace(TRACE), M3, "distinct-ratio")
+    assert list(recorded.routings(1)) == ["recorded"]
+    assert list(recorded.routings(4)) == ["recorded", "placed"]
+    bar = next(bar for bar in advice.tornado if bar.factor == "routing")
+    assert {bar.low_setting, bar.high_setting} <= {"even", "recorded", "placed"}
+    assert bar.tpot_ms[0] <= bar.base_tpot_ms <= bar.tpot_ms[1]
+
+
 def test_placement_is_unknown_without_a_recording() -> None:
     traffic = plan_traffic(M3, input_len=2048, output_len=512)
     found = advise_deployment(M3, "4xb200", LatencyTargets(30), traffic, precisions=["nvfp4"])
