@@ -26,7 +26,7 @@ OUTPUT = Path(__file__).parents[1] / "moeprof" / "projection" / "constants.json"
 
 def main() -> None:
     """Writes the constants; the same bytes for the same rows."""
-    rows, reports = without_copies(load_rows()), report_rows(to_fit=True)
+    rows, reports = without_copies(load_rows()), report_rows()
     laws = with_reports(rows, reports)
     OUTPUT.write_text(json.dumps(laws.to_dict(), indent=1) + "\n", encoding="utf-8")
     configurations = len({row.configuration for row in rows})

@@ -98,7 +98,7 @@ Every report, predicted from other sources:
 {every_report}
 
 What is far off and why: vLLM's first image for MiniMax-M3 on B200 took a slow kernel (DeepGEMM),
-twice the time of later ones; DSpark proposes as many tokens as it likes, counted here as its most;
+twice the time of later ones; DSpark proposes as many tokens as it is sure of, which nobody states;
 AMD's and small machines' software is behind that of the GPUs that the laws know; reports through
 other front ends time other things. The shipped laws are fitted to these reports too.
 

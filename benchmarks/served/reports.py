@@ -9,18 +9,12 @@ from .rows import ServedRow, load_rows, without_copies
 from .trial import blank
 
 TABLES = ("m3_serving", "throughput_points")
-# How many tokens this draft proposes changes from step to step, and no report says how.
-_ADAPTIVE_DRAFT = "dspark"
 
 
-def report_rows(*, to_fit: bool = False) -> list[ServedRow]:
-    """Reports with a time per token whose deployment moeprof can name, each run once.
-
-    With `to_fit` those with a draft of unknown length are left out.
-    """
+def report_rows() -> list[ServedRow]:
+    """Reports with a time per token whose deployment moeprof can name, each run once."""
     rows = [row for name in TABLES for row in load_rows(name) if row.tpot_ms]
-    known = [row for row in without_copies(rows) if not why_not(row)]
-    return [row for row in known if not (to_fit and _ADAPTIVE_DRAFT in row.draft)]
+    return [row for row in without_copies(rows) if not why_not(row)]
 
 
 def why_not(row: ServedRow) -> str:

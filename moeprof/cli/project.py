@@ -41,6 +41,9 @@ def run(
     ep: Annotated[int, typer.Option(help="Ways that experts go to ranks whole.")] = 1,
     dp: Annotated[int, typer.Option(help="Data-parallel groups.")] = 1,
     pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    pad_heads: Annotated[
+        bool, typer.Option("--pad-heads", help="Allow a tp that does not divide the heads.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="vllm, sglang, trtllm, llamacpp, ...")] = "vllm",
     engine_version: Annotated[str | None, typer.Option(help="Release of the engine.")] = None,
     kv_dtype: Annotated[str, typer.Option(help="Format of the KV cache.")] = "bf16",
@@ -104,6 +107,7 @@ def run(
         ep=ep,
         dp=dp,
         pp=pp,
+        pad_heads=pad_heads,
         engine=engine,
         release=engine_version,
         kv_dtype=kv_dtype,

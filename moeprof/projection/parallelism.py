@@ -81,7 +81,7 @@ class Parallelism(Result):
         if heads % self.tp and not pad_heads:
             raise InputError(
                 f"tp {self.tp} does not divide the {heads} heads of {model.name}; "
-                "some engines pad them: pad_heads"
+                "some engines pad them: --pad-heads"
             )
         linear = model.linear
         if linear is not None and linear.key_heads % self.tp:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
+from math import ceil
 
 from moeprof.errors import InputError
 from moeprof.hardware import Cluster, load_hardware
@@ -27,6 +28,8 @@ _CHECKPOINTS = {
     "fp4": ("mxfp4", "nvfp4"),
     "int4": ("int4", "int4_awq"),
 }
+# Drafts that propose no more than they are confident of, up to the k that is set.
+_STOPS_BY_ITSELF = ("dspark",)
 _ENGINES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm", "llama.cpp": "llamacpp"}
 
 
@@ -63,13 +66,13 @@ def row_traffic(row: Mapping[str, str]) -> Traffic:
     row has them: cached_len (prompt tokens in the cache), draft_tokens (or k=N in draft) and
     acceptance_len of speculative decoding. Raises InputError by column.
     """
-    drafted = re.search(r"\bk=(\d+)", row.get("draft") or "")
+    accepted = _accepted(row)
     traffic = Traffic(
         concurrency=_count(row, "concurrency") * _count(row, "dp", 1),
         input_len=_count(row, "input_len"),
         output_len=_count(row, "output_len"),
-        draft_tokens=int(drafted[1]) if drafted else _count(row, "draft_tokens", 0, least=0),
-        accepted=_accepted(row),
+        draft_tokens=_drafted(row, accepted),
+        accepted=accepted,
         cached_len=_count(row, "cached_len", 0, least=0),
     )
     check_traffic(traffic)
@@ -125,6 +128,15 @@ def _count(
     if not (value >= least and value.is_integer()):  # also refuses NaN
         raise InputError(f"{column}: '{text}' is not a whole number of at least {least}")
     return int(value)
+
+
+def _drafted(row: Mapping[str, str], accepted: float) -> int:
+    """Tokens proposed a step; of a draft that stops by itself as many as a step yields."""
+    text = (row.get("draft") or "").lower()
+    if text.startswith(_STOPS_BY_ITSELF):
+        return ceil(accepted)
+    found = re.search(r"\bk=(\d+)", text)
+    return int(found[1]) if found else _count(row, "draft_tokens", 0, least=0)
 
 
 def _accepted(row: Mapping[str, str]) -> float:
