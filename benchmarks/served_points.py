@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -201,10 +202,14 @@ def _line(name: str, judged: Sequence[Judged]) -> tuple[str, ...]:
         f"{tpot.median:.1%}",
         f"{tpot.mean:.1%}",
         f"{tpot.spearman:.3f}",
-        f"{tpot.coverage:.0%}",
+        _share(tpot.coverage),
         f"{ttft.median:.1%}",
-        f"{ttft.coverage:.0%}",
+        _share(ttft.coverage),
     )
+
+
+def _share(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.0%}"
 
 
 def _reports(unseen: Sequence[Judged], others: Sequence[Judged]) -> str:

@@ -54,7 +54,7 @@ class Case(NamedTuple):
     @property
     def token(self) -> Array:
         """Amounts of one output token."""
-        return token_amounts(self.amounts, self.traffic, self.running, self.parallelism.pp)
+        return token_amounts(self.amounts, self.traffic, self.running, self.parallelism)
 
     def waits(self, law: PooledLaw) -> Array:
         """Of a first token, one a term of its law."""

@@ -91,13 +91,16 @@ class ClosedLoop:
 
 
 def token_amounts(
-    amounts: NDArray[np.float64], traffic: Traffic, running: float, stages: int = 1
+    amounts: NDArray[np.float64], traffic: Traffic, running: float, parallelism: Parallelism
 ) -> NDArray[np.float64]:
     """From a step's amounts with one whole prompt beside it to those of one output token.
 
-    A prompt holds a token of another request up for one of `stages` pipeline stages at a time.
+    A prompt holds a token of another request up for one pipeline stage at a time. Data-parallel
+    groups step together, so a prompt holds up all of them, but prompts of several groups share a
+    step: taken halfway, dp^1/2 of them on average, between one after another and all at a time.
     """
-    prompts = max(0.0, running - 1) / traffic.output_len / stages
+    at_a_time = parallelism.pp * parallelism.dp**0.5
+    prompts = max(0.0, running - 1) / traffic.output_len / at_a_time
     return np.where(
         _DECODES, amounts / traffic.accepted, prompt_amounts(amounts, traffic) * prompts
     )
@@ -144,7 +147,7 @@ def loop_of(
     parallelism: Parallelism,
 ) -> ClosedLoop:
     """The loop of steps with `amounts` (`steady_batch`) under `constants`, one a term."""
-    token = constants * token_amounts(amounts, traffic, running, parallelism.pp)
+    token = constants * token_amounts(amounts, traffic, running, parallelism)
     prompt = constants * prompt_amounts(amounts, traffic)
     waits = _first_token_waits(token, prompt, traffic, running, parallelism)
     return ClosedLoop(running, float(token.sum()), waits, token)
