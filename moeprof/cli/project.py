@@ -12,19 +12,32 @@ from typing import Annotated, Any
 import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
+from moeprof.cli.deployments import (
+    AcceptanceOption,
+    CalibrateOption,
+    DraftOption,
+    DraftTokensOption,
+    EpOption,
+    IndexDtypeOption,
+    KvDtypeOption,
+    MtpOption,
+    PrecisionOption,
+    RecordingOption,
+    ReleaseOption,
+    TpOption,
+    TransferOption,
+    UtilizationOption,
+    laws_of,
+)
 from moeprof.cli.limits import parse_bytes
 from moeprof.cli.traces import open_and_warn
 from moeprof.errors import InfeasibleError, InputError
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
 from moeprof.projection import (
-    Laws,
-    calibrate_laws,
     project_deployment,
     project_table,
-    read_measured,
     recorded_loads,
-    shipped_laws,
 )
 from moeprof.report.text import projected_table_text, projection_text
 
@@ -34,50 +47,35 @@ def run(
     hardware: Annotated[
         str | None, typer.Option(help="GPUs: 8xh200, 2x8xb200 or a TOML file.")
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Checkpoint: bf16, mxfp8, nvfp4, ... or a weight format.")
-    ] = "bf16",
-    tp: Annotated[int | None, typer.Option(help="Tensor parallel; all GPUs over dp x pp.")] = None,
-    ep: Annotated[int, typer.Option(help="Ways that experts go to ranks whole.")] = 1,
+    precision: PrecisionOption = "bf16",
+    tp: TpOption = None,
+    ep: EpOption = 1,
     dp: Annotated[int, typer.Option(help="Data-parallel groups.")] = 1,
     pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
     pad_heads: Annotated[
         bool, typer.Option("--pad-heads", help="Allow a tp that does not divide the heads.")
     ] = False,
     engine: Annotated[str, typer.Option(help="vllm, sglang, trtllm, llamacpp, ...")] = "vllm",
-    engine_version: Annotated[str | None, typer.Option(help="Release of the engine.")] = None,
-    kv_dtype: Annotated[str, typer.Option(help="Format of the KV cache.")] = "bf16",
-    index_dtype: Annotated[str, typer.Option(help="Format of the index-key cache.")] = "bf16",
+    engine_version: ReleaseOption = None,
+    kv_dtype: KvDtypeOption = "bf16",
+    index_dtype: IndexDtypeOption = "bf16",
     concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 1,
     input_len: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 1024,
     output_len: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 1024,
     cached_len: Annotated[int, typer.Option(help="Prompt tokens that are in the cache.")] = 0,
-    utilization: Annotated[
-        float | None,
-        typer.Option("--gpu-memory-utilization", help="Share of the card; the engine's own."),
-    ] = None,
+    utilization: UtilizationOption = None,
     redundant: Annotated[int, typer.Option(help="Second copies of experts a layer.")] = 0,
     cache_slots: Annotated[
         int | None, typer.Option(help="Experts a layer on the GPUs, the rest in host memory.")
     ] = None,
     ram: Annotated[str | None, typer.Option(help="Host memory of a node, 512GiB.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Draft model, such as eagle3-gqa.")] = None,
-    draft_tokens: Annotated[int, typer.Option(help="Tokens drafted a step.")] = 0,
-    acceptance_len: Annotated[
-        float, typer.Option(help="Tokens a step yields, the drafted and accepted ones too.")
-    ] = 1.0,
-    mtp: Annotated[
-        bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
-    ] = False,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="T", help="A recording: which experts steps read.")
-    ] = None,
-    transfer: Annotated[
-        str | None, typer.Option(help="How a recording of another model is carried over.")
-    ] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV of 2 to 5 of your own measurements.")
-    ] = None,
+    draft: DraftOption = None,
+    draft_tokens: DraftTokensOption = 0,
+    acceptance_len: AcceptanceOption = 1.0,
+    mtp: MtpOption = False,
+    trace: RecordingOption = None,
+    transfer: TransferOption = None,
+    calibrate: CalibrateOption = None,
     table: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Many deployments, a row each.")
     ] = None,
@@ -87,7 +85,7 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[Any]:
     """Run the command."""
-    laws = _laws(calibrate)
+    laws = laws_of(calibrate)
     if table is not None:
         if output is None or model is not None:
             raise InputError("--table takes --output OUT.csv, and no MODEL: its rows name them")
@@ -130,11 +128,6 @@ def run(
     code = 0 if projection.fits else InfeasibleError.exit_code
     inputs = [*files_of(model), *hardware_files(hardware), *_files(calibrate, trace)]
     return Answer(projection, projection_text, json, inputs=inputs, exit_code=code)
-
-
-def _laws(calibrate: Path | None) -> Laws:
-    laws = shipped_laws()
-    return laws if calibrate is None else calibrate_laws(laws, read_measured(calibrate))
 
 
 def _files(*named: Path | None) -> list[Path]:

@@ -14,10 +14,27 @@ from typing import Annotated
 import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
+from moeprof.cli.deployments import (
+    AcceptanceOption,
+    CalibrateOption,
+    DraftOption,
+    DraftTokensOption,
+    EpOption,
+    IndexDtypeOption,
+    KvDtypeOption,
+    MtpOption,
+    PrecisionOption,
+    RecordingOption,
+    ReleaseOption,
+    TpOption,
+    TransferOption,
+    UtilizationOption,
+    laws_of,
+)
 from moeprof.cli.traces import open_and_warn
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
-from moeprof.projection import calibrate_laws, read_measured, recorded_loads, shipped_laws
+from moeprof.projection import recorded_loads
 from moeprof.projection.deployment import Held
 from moeprof.projection.serving import Targets, make_load, workload_names
 from moeprof.projection.serving.project import ServingProjection, project_serving
@@ -27,16 +44,14 @@ from moeprof.report.text import serving_text
 def run(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
     hardware: Annotated[str, typer.Option(help="GPUs: 8xh200, 2x8xb200 or a TOML file.")],
-    precision: Annotated[
-        str, typer.Option(help="Checkpoint: bf16, mxfp8, nvfp4, ... or a weight format.")
-    ] = "bf16",
-    tp: Annotated[int | None, typer.Option(help="Tensor parallel; all GPUs over dp.")] = None,
-    ep: Annotated[int, typer.Option(help="Ways that experts go to ranks whole.")] = 1,
+    precision: PrecisionOption = "bf16",
+    tp: TpOption = None,
+    ep: EpOption = 1,
     dp: Annotated[int, typer.Option(help="Data-parallel groups, whose steps wait.")] = 1,
     engine: Annotated[str, typer.Option(help="vllm, sglang or trtllm.")] = "vllm",
-    engine_version: Annotated[str | None, typer.Option(help="Release of the engine.")] = None,
-    kv_dtype: Annotated[str, typer.Option(help="Format of the KV cache.")] = "bf16",
-    index_dtype: Annotated[str, typer.Option(help="Format of the index-key cache.")] = "bf16",
+    engine_version: ReleaseOption = None,
+    kv_dtype: KvDtypeOption = "bf16",
+    index_dtype: IndexDtypeOption = "bf16",
     concurrency: Annotated[
         int | None, typer.Option(help="Closed loop: requests in flight at a time.")
     ] = None,
@@ -69,33 +84,20 @@ def run(
     max_num_seqs: Annotated[
         int | None, typer.Option(help="Sequences of a group. [the engine's default]")
     ] = None,
-    utilization: Annotated[
-        float | None,
-        typer.Option("--gpu-memory-utilization", help="Share of the card; the engine's own."),
-    ] = None,
+    utilization: UtilizationOption = None,
     kv_tokens: Annotated[
         int | None, typer.Option(help="KV tokens of a group. [what the memory ledger leaves]")
     ] = None,
-    draft_tokens: Annotated[int, typer.Option(help="Drafted a step, for speculation.")] = 0,
-    acceptance_len: Annotated[
-        float, typer.Option(help="Tokens a step yields, the drafted and accepted ones too.")
-    ] = 1.0,
-    draft: Annotated[str | None, typer.Option(help="Draft model, such as eagle3-gqa.")] = None,
-    mtp: Annotated[
-        bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
-    ] = False,
+    draft_tokens: DraftTokensOption = 0,
+    acceptance_len: AcceptanceOption = 1.0,
+    draft: DraftOption = None,
+    mtp: MtpOption = False,
     own_clocks: Annotated[
         bool, typer.Option("--own-clocks", help="Data-parallel groups do not wait for each other.")
     ] = False,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="T", help="A recording: which experts steps read.")
-    ] = None,
-    transfer: Annotated[
-        str | None, typer.Option(help="How a recording of another model is carried over.")
-    ] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV of 2 to 5 of your own measurements.")
-    ] = None,
+    trace: RecordingOption = None,
+    transfer: TransferOption = None,
+    calibrate: CalibrateOption = None,
     ttft_ms: Annotated[float | None, typer.Option(help="Target that goodput counts by.")] = None,
     tpot_ms: Annotated[float | None, typer.Option(help="Target that goodput counts by.")] = None,
     seed: Annotated[int, typer.Option(help="Of lengths and arrivals.")] = 0,
@@ -120,9 +122,7 @@ def run(
     loads = None
     if trace is not None:
         loads = recorded_loads(open_and_warn(trace, quiet), loaded, ep=ep, transfer=transfer)
-    laws = shipped_laws()
-    if calibrate is not None:
-        laws = calibrate_laws(laws, read_measured(calibrate))
+    laws = laws_of(calibrate)
     projection = project_serving(
         loaded,
         hardware,
