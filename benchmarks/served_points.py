@@ -86,6 +86,9 @@ The five seeds together.
 Most are rows whose source does not say what made them another kind: DeepSeek-R1 by TensorRT-LLM
 1.2.0rc6.post3 and Qwen3.5 by SGLang 0.5.9 at TP4 take half the time of the same deployment on other
 days, as with speculation; one Kimi-K2.5 row is four times slower than two others of the same load.
+gpt-oss-120b at 512 requests on two H100 waited minutes for its first token, so vLLM 0.11.2 ran far
+fewer at a time than memory holds. GLM-5 in NVFP4 on B200 is the one model of its kind there, with
+prompts that take twice what its FP8 checkpoint tells.
 
 ## MiniMax-M3 and other single reports
 
