@@ -12,6 +12,7 @@ from moeprof.model import MoEModel
 from moeprof.projection import Traffic, plan_deployment, project_deployment, project_speed
 from moeprof.projection.step.terms import OPERATIONS
 from moeprof.report import ReportContents, find_all, gather_report, render_html
+from moeprof.report.blocks import GAP, Bars
 from moeprof.report.projecting import splits_of, usable_precisions
 from moeprof.report.sections.scales import doubling_scale, linear_scale, log_scale
 from moeprof.report.sections.speed import OPERATION_PIECES, speed_section
@@ -97,6 +98,19 @@ def test_levers_are_the_law_with_one_thing_changed(carried: ReportContents) -> N
     ).tpot_ms.value
     reads = levers["routing"]
     assert even in (pytest.approx(reads.fast_ms), pytest.approx(reads.slow_ms))
+
+
+def test_a_tornado_is_drawn_around_where_we_stand(carried: ReportContents) -> None:
+    study, section = carried.projection, speed_section(carried)
+    assert study is not None and study.chosen.tpot_ms is not None and section is not None
+    [drawn] = [b for b in section.blocks if isinstance(b, Bars) and b.id == "speed-levers"]
+    assert [name for name, _ in drawn.legend] == ["faster", "slower"]
+    for bar in drawn.bars:
+        gap, faster, slower = bar.parts
+        assert gap.hue == GAP and gap.text == ""
+        assert gap.share + faster.share == pytest.approx(drawn.marks[0].at)
+        assert slower.share >= 0 and gap.share + faster.share + slower.share <= 1
+    assert 'data-tip=""' not in render_html(carried)
 
 
 def test_the_front_is_not_beaten(carried: ReportContents) -> None:
