@@ -98,7 +98,13 @@ def test_figures_are_the_same_every_time(contents: ReportContents, tmp_path: Pat
     assert first == [path.read_bytes() for path in save_figures(contents, tmp_path / "b")]
 
 
-def test_figures_of_odd_recordings(odd_trace: Trace, tmp_path: Path) -> None:
+def test_figures_of_odd_recordings(
+    odd_trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Most projected figures are of the model, whatever the recording lacks, and take long to draw.
+    model = {name for name in FIGURES if name.startswith("projected-")} - {"projected-routing.png"}
+    kept = {name: draw for name, draw in FIGURES.items() if name not in model}
+    monkeypatch.setattr("moeprof.report.figures.FIGURES", kept)
     contents = gather_report(odd_trace)
     names = {path.name for path in save_figures(contents, tmp_path)}
     assert ("memory.png" in names) == bool(contents.deployments)
