@@ -131,7 +131,7 @@ def _factors(prior: Prior, groups: Sequence[Groups]) -> list[_Factor]:
     return [
         _Factor(level, group, name, spread)
         for level, spreads in prior.levels.items()
-        for group in sorted({row[level] for row in groups})
+        for group in sorted({row[level] for row in groups if level in row})
         for name, spread in spreads.items()
     ]
 
@@ -142,7 +142,7 @@ def _covers(prior: Prior, name: str) -> list[float]:
 
 
 def _members(factors: Sequence[_Factor], groups: Sequence[Groups]) -> Array:
-    return np.array([[float(row[f.level] == f.group) for f in factors] for row in groups])
+    return np.array([[float(row.get(f.level) == f.group) for f in factors] for row in groups])
 
 
 def _named(

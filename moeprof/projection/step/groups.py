@@ -15,13 +15,16 @@ _MEASURED = {gpu: name for name, gpus in _GENERATIONS.items() for gpu in gpus}
 
 
 def groups_of(deployment: Deployment) -> dict[str, str]:
-    """Level -> group. A stack is an engine's kernels for a format on a generation of GPUs."""
+    """Level -> group. A stack is an engine's kernels for a format on a generation of GPUs.
+
+    Of no release where none is stated.
+    """
     gpu = deployment.cluster.profile.name
     generation = _MEASURED.get(gpu, gpu)
     form = format_group(weights_format(deployment))
     stack = f"{deployment.engine}/{generation}/{form}"
     shape = shape_of(deployment.model)
-    return {
+    groups = {
         "generation": generation,
         "gpu": gpu,
         "engine": deployment.engine,
@@ -30,8 +33,10 @@ def groups_of(deployment: Deployment) -> dict[str, str]:
         "stack": stack,
         "model": shape,
         "served": f"{shape}/{stack}",
-        "release": f"{shape}/{deployment.engine}/{form}/{deployment.release or ''}",
     }
+    if deployment.release:
+        groups["release"] = f"{shape}/{deployment.engine}/{form}/{deployment.release}"
+    return groups
 
 
 def weights_format(deployment: Deployment) -> WeightFormat:
