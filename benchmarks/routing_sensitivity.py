@@ -44,8 +44,8 @@ from moeprof.projection.routing import (
     study_routing,
     value_of_gib,
 )
-from moeprof.report.text import gib_text, mix_speeds_text, sensitivity_text, speeds_text
 from moeprof.report.text.layout import table
+from moeprof.report.text.routing import gib_text, mix_speeds_text, sensitivity_text, speeds_text
 from moeprof.trace import Phase, Trace, open_trace
 from tests.recordings import READERS, SHIPPED, shared_folder
 

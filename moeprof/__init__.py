@@ -48,18 +48,20 @@ if TYPE_CHECKING:
     from moeprof.placement.study import study_placement
     from moeprof.placement.sweep import sweep_redundancy
     from moeprof.projection import (
-        LatencyTargets,
-        advise_deployment,
         calibrate_laws,
-        compare_models,
-        launch_command,
-        plan_traffic,
         project_deployment,
         project_memory,
         project_table,
         read_measured,
         recorded_loads,
         shipped_laws,
+    )
+    from moeprof.projection.advice import (
+        LatencyTargets,
+        advise_deployment,
+        compare_models,
+        launch_command,
+        plan_traffic,
     )
     from moeprof.projection.gib import project_gib
     from moeprof.projection.routing import study_routing
@@ -96,7 +98,7 @@ if TYPE_CHECKING:
 
 # public name: the package that defines it
 _HOMES = {
-    "LatencyTargets": "projection",
+    "LatencyTargets": "projection.advice",
     "MoEModel": "model",
     "MoeprofError": "errors",
     "Phase": "trace",
@@ -110,7 +112,7 @@ _HOMES = {
     "Trace": "trace",
     "TraceWriter": "trace",
     "Traffic": "synth",
-    "advise_deployment": "projection",
+    "advise_deployment": "projection.advice",
     "analyze_load": "analysis",
     "analyze_locality": "analysis",
     "analyze_specialization": "analysis",
@@ -126,7 +128,7 @@ _HOMES = {
     "judge_cache": "cache",
     "judge_fit": "synth",
     "judge_placements": "placement.replay",
-    "launch_command": "projection",
+    "launch_command": "projection.advice",
     "list_hardware": "hardware",
     "load_hardware": "hardware",
     "load_model": "model",
@@ -140,14 +142,14 @@ _HOMES = {
     "open_trace": "trace",
     "place_online": "placement.online",
     "plan_offload": "offload",
-    "plan_traffic": "projection",
+    "plan_traffic": "projection.advice",
     "place_load": "placement",
     "place_trace": "placement",
     "probe_hardware": "hardware.probe",
     "project_deployment": "projection",
     "project_table": "projection",
     "calibrate_laws": "projection",
-    "compare_models": "projection",
+    "compare_models": "projection.advice",
     "read_grid": "sweep",
     "read_measured": "projection",
     "recorded_loads": "projection",
@@ -171,8 +173,8 @@ _HOMES = {
     "sweep_redundancy": "placement.sweep",
     "synthesize_rows": "trace",
     "synthesize_trace": "synth",
-    "tornado_bars": "projection",
-    "try_machines": "projection",
+    "tornado_bars": "projection.advice",
+    "try_machines": "projection.advice",
     "validate_trace": "trace",
     "write_counts": "trace",
     "write_plan": "placement",

@@ -6,33 +6,41 @@ given. Ends with 4 where nothing meets the targets, and says what comes nearest.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
+from moeprof.cli.deployments import (
+    AcceptanceOption,
+    CalibrateOption,
+    DraftOption,
+    DraftTokensOption,
+    IndexDtypeOption,
+    MtpOption,
+    RecordingOption,
+    TransferOption,
+    UtilizationOption,
+    laws_of,
+)
 from moeprof.cli.traces import open_and_warn
 from moeprof.errors import InfeasibleError, InputError
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
-from moeprof.projection import (
+from moeprof.projection.advice import (
     LatencyTargets,
-    Laws,
     Option,
     advise_deployment,
-    calibrate_laws,
     compare_models,
     plan_traffic,
-    read_measured,
-    shipped_laws,
     try_machines,
 )
 from moeprof.projection.advice.search import parse_names
 from moeprof.projection.advice.targets import longest_request
 from moeprof.projection.deployment import Held
 from moeprof.projection.serving import workload_names
-from moeprof.report.text import advice_text, comparison_text, machines_text
+from moeprof.report.text.advice import advice_text
+from moeprof.report.text.advice_tables import comparison_text, machines_text
 
 
 def run(
@@ -65,20 +73,13 @@ def run(
     kv_dtype: Annotated[
         str | None, typer.Option(help="Of the KV cache; FP8 with quantized weights.")
     ] = None,
-    index_dtype: Annotated[str, typer.Option(help="Format of the index-key cache.")] = "bf16",
-    utilization: Annotated[
-        float | None,
-        typer.Option("--gpu-memory-utilization", help="Share of the card; the engine's own."),
-    ] = None,
+    index_dtype: IndexDtypeOption = "bf16",
+    utilization: UtilizationOption = None,
     redundant: Annotated[int, typer.Option(help="Second copies of experts a layer.")] = 0,
-    draft: Annotated[str | None, typer.Option(help="Draft model, such as eagle3-gqa.")] = None,
-    draft_tokens: Annotated[int, typer.Option(help="Tokens drafted a step.")] = 0,
-    acceptance_len: Annotated[
-        float, typer.Option(help="Tokens a step yields, the drafted and accepted ones too.")
-    ] = 1.0,
-    mtp: Annotated[
-        bool, typer.Option("--mtp", help="Load the modules for multi-token prediction.")
-    ] = False,
+    draft: DraftOption = None,
+    draft_tokens: DraftTokensOption = 0,
+    acceptance_len: AcceptanceOption = 1.0,
+    mtp: MtpOption = False,
     top: Annotated[int, typer.Option(help="Options to show; --json has all.")] = 5,
     compare: Annotated[
         str | None, typer.Option(metavar="MODEL,MODEL", help="Other models on the same hardware.")
@@ -86,15 +87,9 @@ def run(
     consumer: Annotated[
         bool, typer.Option("--consumer", help="Machines one buys, or --hardware, for one user.")
     ] = False,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="T", help="A recording: which experts steps read.")
-    ] = None,
-    transfer: Annotated[
-        str | None, typer.Option(help="How a recording of another model is carried over.")
-    ] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="CSV of 2 to 5 of your own measurements.")
-    ] = None,
+    trace: RecordingOption = None,
+    transfer: TransferOption = None,
+    calibrate: CalibrateOption = None,
     seed: Annotated[int, typer.Option(help="Of a workload's draws.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -117,7 +112,7 @@ def run(
     names = None if hardware is None else parse_names(hardware, "--hardware 8xh200,b200")
     files += [file for name in names or () for file in hardware_files(name)]
     if consumer:
-        found = try_machines(loaded, traffic, names, laws=_laws(calibrate))
+        found = try_machines(loaded, traffic, names, laws=laws_of(calibrate))
         return Answer(found, machines_text, json, files, _code(found.options))
     if names is None:
         raise InputError("--hardware is missing: --hardware 8xh200,b200, or --consumer")
@@ -127,7 +122,7 @@ def run(
         "kv_dtype": kv_dtype,
         "index_dtype": index_dtype,
         "held": Held(utilization, redundant, None, None, draft, mtp),
-        "laws": _laws(calibrate),
+        "laws": laws_of(calibrate),
         "context": longest_request(loaded, workload),
     }
     targets = LatencyTargets(tpot_ms, ttft_ms, sure)
@@ -144,8 +139,3 @@ def run(
 
 def _code(options: list[Option]) -> int:
     return 0 if options else InfeasibleError.exit_code
-
-
-def _laws(calibrate: Path | None) -> Laws:
-    laws = shipped_laws()
-    return laws if calibrate is None else calibrate_laws(laws, read_measured(calibrate))

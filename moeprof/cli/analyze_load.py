@@ -13,7 +13,7 @@ import typer
 from moeprof.analysis import LoadResult, analyze_load, sampling_error
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument, open_and_warn
-from moeprof.report.text import load_text
+from moeprof.report.text.load import load_text
 
 
 def run(

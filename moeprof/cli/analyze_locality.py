@@ -8,7 +8,7 @@ from __future__ import annotations
 from moeprof.analysis import LocalityResult, analyze_locality
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument, open_and_warn
-from moeprof.report.text import locality_text
+from moeprof.report.text.locality import locality_text
 
 
 def run(

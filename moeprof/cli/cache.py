@@ -15,7 +15,7 @@ from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.limits import parse_bytes
 from moeprof.cli.ranges import parse_by_layer, parse_numbers, parse_shares
 from moeprof.cli.traces import TraceArgument, open_and_warn
-from moeprof.report.text import replays_text
+from moeprof.report.text.replay import replays_text
 from moeprof.trace import Phase, Trace
 
 

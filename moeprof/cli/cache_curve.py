@@ -12,7 +12,7 @@ import typer
 from moeprof.cache import LruCurve, Scope, lru_curve
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument, open_and_warn
-from moeprof.report.text import curve_text
+from moeprof.report.text.curve import curve_text
 from moeprof.trace import Phase
 
 

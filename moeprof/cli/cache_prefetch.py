@@ -16,7 +16,7 @@ from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.ranges import parse_numbers, parse_shares
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
-from moeprof.report.text import prefetch_text
+from moeprof.report.text.prefetch import prefetch_text
 from moeprof.trace import Phase
 
 

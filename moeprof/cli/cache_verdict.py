@@ -9,7 +9,7 @@ import typer
 from moeprof.cache import CacheVerdict, Scope, judge_cache
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument, open_and_warn
-from moeprof.report.text import verdict_text
+from moeprof.report.text.replay import verdict_text
 from moeprof.trace import Phase
 
 

@@ -14,7 +14,7 @@ import typer
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.progress import Progress
 from moeprof.demo import DemoResult, run_demo
-from moeprof.report.text import findings_text
+from moeprof.report.text.findings import findings_text
 
 
 def run(

@@ -10,7 +10,7 @@ import typer
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.progress import Progress
 from moeprof.cli.traces import TraceArgument, open_and_warn
-from moeprof.report.text import export_text
+from moeprof.report.text.conversion import export_text
 from moeprof.trace.formats import EXPORTS, ExportResult, export_trace
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.hardware import HardwareList, list_hardware
-from moeprof.report.text import hardware_list_text
+from moeprof.report.text.hardware import hardware_list_text
 
 
 def run(json: JsonFlag = False, quiet: QuietFlag = False) -> Answer[HardwareList]:

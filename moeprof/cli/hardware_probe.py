@@ -16,7 +16,7 @@ from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, warn
 from moeprof.cli.limits import parse_bytes
 from moeprof.cli.progress import Progress
 from moeprof.hardware.probe import HardwareProbe, probe_hardware
-from moeprof.report.text import probe_text
+from moeprof.report.text.hardware import probe_text
 
 
 def run(

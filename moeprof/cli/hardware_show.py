@@ -12,7 +12,7 @@ import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.hardware import Cluster, HardwareList, describe_hardware, hardware_files
-from moeprof.report.text import hardware_text
+from moeprof.report.text.hardware import hardware_text
 
 
 def run(

@@ -13,7 +13,7 @@ import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.progress import Progress
-from moeprof.report.text import import_text
+from moeprof.report.text.conversion import import_text
 from moeprof.trace.formats import ImportResult, import_trace
 
 

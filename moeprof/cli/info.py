@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument, open_noted, share_error
-from moeprof.report.text import trace_info_text
+from moeprof.report.text.trace import trace_info_text
 from moeprof.trace import TraceInfo, describe_trace
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
-from moeprof.report.text import merge_text
+from moeprof.report.text.conversion import merge_text
 from moeprof.trace import MergeResult, merge_traces
 
 

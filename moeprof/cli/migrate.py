@@ -9,7 +9,7 @@ import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument
-from moeprof.report.text import edit_text
+from moeprof.report.text.conversion import edit_text
 from moeprof.trace import EditResult, migrate_trace
 
 

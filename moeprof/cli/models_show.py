@@ -11,7 +11,7 @@ import typer
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, files_of
 from moeprof.model import ModelDescription, describe_model
-from moeprof.report.text import model_text
+from moeprof.report.text.model import model_text
 
 
 def run(

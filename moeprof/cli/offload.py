@@ -20,7 +20,7 @@ from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
 from moeprof.offload import AUTO_POLICIES, LAUNCHES, OffloadPlan, Serve, plan_offload
 from moeprof.report.perfetto import write_perfetto
-from moeprof.report.text import offload_text
+from moeprof.report.text.offload import offload_text
 
 
 def run(

@@ -25,7 +25,7 @@ from moeprof.placement import (
     write_plan,
 )
 from moeprof.placement.windows import SplitBy
-from moeprof.report.text import placement_text
+from moeprof.report.text.placement import placement_text
 
 
 def run(

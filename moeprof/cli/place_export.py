@@ -10,7 +10,7 @@ import typer
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.placement import read_plan
 from moeprof.placement.exports import ENGINES, PlanExport, export_name, export_plan
-from moeprof.report.text import plan_export_text
+from moeprof.report.text.place_export import plan_export_text
 
 
 def run(

@@ -15,7 +15,7 @@ from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.placement import Topology
 from moeprof.placement.study import study_placement
 from moeprof.report.placement_figures import PlacementFigures, save_placement_figures
-from moeprof.report.text import placement_figures_text
+from moeprof.report.text.placement_studies import placement_figures_text
 
 
 def run(

@@ -12,7 +12,7 @@ from moeprof.cli.progress import Progress
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.placement import SOLVERS, Plan, Topology, write_plan
 from moeprof.placement.mix import MixResult, mix_domains
-from moeprof.report.text import mix_text
+from moeprof.report.text.placement_studies import mix_text
 
 
 def run(

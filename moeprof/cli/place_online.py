@@ -15,7 +15,7 @@ from moeprof.placement import SOLVERS, Topology
 from moeprof.placement.online import OnlineResult, place_online
 from moeprof.placement.replay import Share
 from moeprof.placement.waiting import assignment_seconds
-from moeprof.report.text import online_text
+from moeprof.report.text.placement_studies import online_text
 from moeprof.trace import Phase, Trace
 
 

@@ -20,7 +20,7 @@ from moeprof.placement.replay import Share
 from moeprof.placement.sweep import RedundancySweep, sweep_redundancy
 from moeprof.placement.windows import SplitBy
 from moeprof.projection.placed_speed import project_sweep
-from moeprof.report.text import sweep_text
+from moeprof.report.text.placement_studies import sweep_text
 from moeprof.trace import Phase
 
 

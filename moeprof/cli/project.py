@@ -34,12 +34,9 @@ from moeprof.cli.traces import open_and_warn
 from moeprof.errors import InfeasibleError, InputError
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
-from moeprof.projection import (
-    project_deployment,
-    project_table,
-    recorded_loads,
-)
-from moeprof.report.text import projected_table_text, projection_text
+from moeprof.projection import project_deployment, project_table, recorded_loads
+from moeprof.report.text.memory import projection_text
+from moeprof.report.text.speed import projected_table_text
 
 
 def run(

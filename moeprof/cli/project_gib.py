@@ -15,7 +15,7 @@ from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
 from moeprof.projection.gib import project_gib
 from moeprof.projection.routing import GibValue
-from moeprof.report.text import gib_text
+from moeprof.report.text.routing import gib_text
 
 
 def run(

@@ -21,7 +21,7 @@ from moeprof.model import MoEModel, load_model, load_precision
 from moeprof.projection.moe_kernels import ExpertShape
 from moeprof.projection.routing import METHODS, RoutingSensitivity, moe_seconds, study_routing
 from moeprof.projection.routing.sensitivity import STEP_TOKENS, MoeSeconds
-from moeprof.report.text import sensitivity_text
+from moeprof.report.text.routing import sensitivity_text
 from moeprof.trace import Phase
 
 

@@ -22,7 +22,7 @@ from moeprof.projection import Traffic
 from moeprof.projection.closed_loop import check_traffic
 from moeprof.report import ReportFile, check_targets, gather_report, write_report
 from moeprof.report.projecting import TRAFFIC
-from moeprof.report.text import report_text
+from moeprof.report.text.report import report_text
 
 
 def run(

@@ -38,7 +38,7 @@ from moeprof.projection import recorded_loads
 from moeprof.projection.deployment import Held
 from moeprof.projection.serving import Targets, make_load, workload_names
 from moeprof.projection.serving.project import ServingProjection, project_serving
-from moeprof.report.text import serving_text
+from moeprof.report.text.serving import serving_text
 
 
 def run(

@@ -17,7 +17,7 @@ from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.progress import Progress
 from moeprof.errors import InputError
 from moeprof.hardware import hardware_files
-from moeprof.report.text import grid_sweep_text
+from moeprof.report.text.grid_sweep import grid_sweep_text
 from moeprof.sweep import Grid, Sweep, dask_executor, process_executor, read_grid, sweep_grid
 
 

@@ -16,7 +16,7 @@ from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.progress import Progress
 from moeprof.cli.traces import open_and_warn
 from moeprof.errors import InputError
-from moeprof.report.text import synth_text
+from moeprof.report.text.synth import synth_text
 from moeprof.synth import RoutingTargets, Shape, SynthResult, Traffic, read_load, synthesize_trace
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument
 from moeprof.errors import CheckFailedError
-from moeprof.report.text import trace_info_text
+from moeprof.report.text.trace import trace_info_text
 from moeprof.trace import TraceInfo, validate_trace
 
 

@@ -1,20 +1,5 @@
 """From model and hardware to a deployment: memory per rank, speed with its band, and cost."""
 
-from moeprof.projection.advice import (
-    Advice,
-    Comparison,
-    LatencyTargets,
-    MachineTable,
-    ModelCost,
-    Option,
-    TornadoBar,
-    advise_deployment,
-    compare_models,
-    launch_command,
-    plan_traffic,
-    tornado_bars,
-    try_machines,
-)
 from moeprof.projection.bounds import decode_bound, decode_read_bytes
 from moeprof.projection.calibration import Measured, calibrate_laws
 from moeprof.projection.closed_loop import Traffic
@@ -31,30 +16,19 @@ __all__ = [
     "ENGINES",
     "FAMILIARITIES",
     "PREDICTION",
-    "Advice",
-    "Comparison",
     "Deployment",
     "DeploymentProjection",
-    "LatencyTargets",
     "Laws",
-    "MachineTable",
     "Measured",
     "MemoryLedger",
-    "ModelCost",
-    "Option",
     "Parallelism",
     "ProjectedTable",
     "Speed",
-    "TornadoBar",
     "Traffic",
-    "advise_deployment",
     "calibrate_laws",
-    "compare_models",
     "decode_bound",
     "decode_read_bytes",
-    "launch_command",
     "plan_deployment",
-    "plan_traffic",
     "project_deployment",
     "project_memory",
     "project_speed",
@@ -62,6 +36,4 @@ __all__ = [
     "read_measured",
     "recorded_loads",
     "shipped_laws",
-    "tornado_bars",
-    "try_machines",
 ]

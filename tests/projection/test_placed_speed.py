@@ -13,7 +13,7 @@ from moeprof.projection import project_deployment
 from moeprof.projection.placed_speed import project_sweep
 from moeprof.projection.routing import TraceRouting, TransferredRouting, shape_of
 from moeprof.projection.step.loads import RoutedLoads
-from moeprof.report.text import sweep_text
+from moeprof.report.text.placement_studies import sweep_text
 from moeprof.trace import Trace, open_trace
 from tests.recordings import SHIPPED
 

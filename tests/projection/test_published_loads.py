@@ -9,7 +9,7 @@ import pytest
 from moeprof.errors import InputError
 from moeprof.model import LinearAttention, MoEModel
 from moeprof.projection import MemoryLedger, Parallelism, project_deployment, project_memory
-from moeprof.report.text import projection_text
+from moeprof.report.text.memory import projection_text
 
 GIB = 2**30
 # vLLM 0.11.2, DeepSeek-R1-0528 in FP8 at TP8: "Model loading took 79.7390 GiB memory", "Available

@@ -18,7 +18,9 @@ from moeprof.report.findings import find_all
 from moeprof.report.html import render_html
 from moeprof.report.sections.load import load_section
 from moeprof.report.sections.origin import origin_section
-from moeprof.report.text import findings_text, load_text, trace_info_text
+from moeprof.report.text.findings import findings_text
+from moeprof.report.text.load import load_text
+from moeprof.report.text.trace import trace_info_text
 from moeprof.report.wording import percent
 from moeprof.trace import Trace, TraceWriter, open_trace, synthesize_rows, write_counts
 from moeprof.trace.schema import Sampling

@@ -14,20 +14,15 @@ from moeprof.projection import project_deployment, project_memory
 from moeprof.report import ReportContents, ReportFile
 from moeprof.report.blocks import axis_ticks
 from moeprof.report.findings import find_all
-from moeprof.report.text import (
-    curve_text,
-    findings_text,
-    hardware_list_text,
-    hardware_text,
-    ledger_text,
-    load_text,
-    model_text,
-    models_text,
-    projection_text,
-    report_text,
-    trace_info_text,
-)
+from moeprof.report.text.curve import curve_text
+from moeprof.report.text.findings import findings_text
+from moeprof.report.text.hardware import hardware_list_text, hardware_text
 from moeprof.report.text.layout import table
+from moeprof.report.text.load import load_text
+from moeprof.report.text.memory import ledger_text, projection_text
+from moeprof.report.text.model import model_text, models_text
+from moeprof.report.text.report import report_text
+from moeprof.report.text.trace import trace_info_text
 from moeprof.trace import Trace, describe_trace
 
 TABLES = ("load", "layer", "ledger", "projection")  # end in a bar, or in the room for one

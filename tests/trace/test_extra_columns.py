@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
-from moeprof.report.text import trace_info_text
+from moeprof.report.text.trace import trace_info_text
 from moeprof.trace import (
     TokenRows,
     Trace,

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.errors import TraceError
 from moeprof.model import MoEModel
 from moeprof.placement.replay import Share
 from moeprof.projection.routing.curve import LoadCurve, read_curve
@@ -90,7 +91,15 @@ def even_counts(
 
 
 def count_experts(ids: NDArray[np.integer], experts: int) -> NDArray[np.int64]:
-    """[steps, experts] how often each id is in a row of `ids` [steps, assignments]."""
+    """[steps, experts] how often each id is in a row of `ids` [steps, assignments].
+
+    Raises TraceError where an id is none of the experts.
+    """
+    if ids.size and not 0 <= ids.min() <= ids.max() < experts:
+        raise TraceError(
+            f"the recording holds expert ids {ids.min()} to {ids.max()}, of a model with {experts} "
+            "experts: moeprof validate names the rows"
+        )
     steps = len(ids)
     flat = ids.astype(np.int64) + experts * np.arange(steps)[:, None]
     counts = np.bincount(flat.ravel(), minlength=steps * experts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moeprof.projection import FAMILIARITIES, Advice, Option
+from moeprof.projection import FAMILIARITIES
+from moeprof.projection.advice import Advice, Option
 from moeprof.projection.advice.levers import LeverRow
 from moeprof.projection.advice.splits import split_name
 from moeprof.projection.advice.tornado import TornadoBar

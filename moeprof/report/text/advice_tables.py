@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moeprof.projection import Comparison, MachineTable, ModelCost, Option
+from moeprof.projection.advice import Comparison, MachineTable, ModelCost, Option
 from moeprof.projection.advice.ownership import ASSUMPTION
 from moeprof.projection.advice.reason import describe
 from moeprof.quantity import Quantity

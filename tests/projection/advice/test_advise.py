@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from moeprof import LatencyTargets, advise_deployment, load_model, plan_traffic, project_deployment
 from moeprof.errors import InputError
 from moeprof.hardware import load_hardware
-from moeprof.projection import Advice, Option, shipped_laws
+from moeprof.projection import shipped_laws
+from moeprof.projection.advice import Advice, Option
 from moeprof.projection.advice.candidate import MOST_REQUESTS
 from moeprof.projection.advice.formats import runnable_precisions
 from moeprof.projection.advice.search import Search, best_splits, clusters_of

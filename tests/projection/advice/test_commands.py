@@ -10,7 +10,8 @@ import pytest
 
 from moeprof import MoEModel
 from moeprof.errors import InputError
-from moeprof.projection import Traffic, launch_command, plan_deployment
+from moeprof.projection import Traffic, plan_deployment
+from moeprof.projection.advice import launch_command
 from moeprof.projection.advice.commands import Launch
 from moeprof.projection.advice.commands.llamacpp import override_pattern
 from moeprof.projection.advice.engine_facts import advised_engines, flag_source

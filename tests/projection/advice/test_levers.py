@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from moeprof import LatencyTargets, advise_deployment, load_model, open_trace, plan_traffic
-from moeprof.projection import Advice, plan_deployment, project_speed, shipped_laws
+from moeprof.projection import plan_deployment, project_speed, shipped_laws
+from moeprof.projection.advice import Advice
 from moeprof.projection.advice.recorded import RecordedRouting
 from moeprof.projection.advice.tornado import TornadoBar, tornado_bars
 from moeprof.projection.routing import Shape, shape_of

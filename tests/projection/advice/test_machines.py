@@ -10,7 +10,8 @@ from moeprof import LatencyTargets, compare_models, load_model, plan_traffic, tr
 from moeprof.hardware import load_hardware
 from moeprof.model import weight_bytes
 from moeprof.offload import constant, decode_work, find_rates
-from moeprof.projection import MachineTable, plan_deployment
+from moeprof.projection import plan_deployment
+from moeprof.projection.advice import MachineTable
 from moeprof.projection.advice.consumer import Machine, consumer_machines
 from moeprof.projection.advice.host_experts import host_option
 from moeprof.projection.holding import deployment_ledger

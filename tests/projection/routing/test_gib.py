@@ -15,7 +15,7 @@ from moeprof.projection.routing import (
     value_of_gib,
 )
 from moeprof.projection.routing.gib import GIB
-from moeprof.report.text import gib_text
+from moeprof.report.text.routing import gib_text
 from moeprof.trace import Phase, open_trace
 from tests.projection.routing.test_recorded import small_trace
 from tests.recordings import SHIPPED

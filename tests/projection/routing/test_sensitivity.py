@@ -25,7 +25,7 @@ from moeprof.projection.routing import (
     study_routing,
 )
 from moeprof.quantity import Provenance, Quantity
-from moeprof.report.text import mix_speeds_text, sensitivity_text, speeds_text
+from moeprof.report.text.routing import mix_speeds_text, sensitivity_text, speeds_text
 from moeprof.trace import Phase, open_trace
 from tests.projection.routing.test_recorded import small_trace
 from tests.recordings import SHIPPED
