@@ -228,7 +228,7 @@ def _routing(
         loads.distinct(1.0)  # what the recording lacks shows itself here
         loads.imbalance(1.0)
     except MoeprofError as error:
-        missing["routed speed"] = str(error)
+        missing["routed speed"] = str(error).replace(str(trace), "it")
         return "even", None
     carried = check_routing(trace, model, transfer)
     return (str(transfer) if carried else "recorded"), loads

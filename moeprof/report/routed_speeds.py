@@ -62,7 +62,7 @@ def routed_steps(
             for requests in STEPS
         ]
     except MoeprofError as error:
-        missing["routed speed"] = str(error)
+        missing["routed speed"] = str(error).replace(str(trace), "it")
         return []
 
 
