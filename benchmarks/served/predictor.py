@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ from .priors import FIRST_TOKEN, STEP
 from .rows import ServedRow, moe_rows
 from .splits import Split, calibrated_splits, leave_one_out, seeded_splits
 from .trial import Band, Forecast, Judged, blank
+
+NESTED = ("served", "stack", "model", "gpu", "stranger")
 
 Array = NDArray[np.float64]
 
@@ -91,13 +94,27 @@ def fit_laws(rows: Sequence[ServedRow]) -> Laws:
 
 
 def with_bands(laws: Laws, rows: Sequence[ServedRow], names: Collection[str]) -> Laws:
-    """`laws` with bands for the familiarities `names`, from rows of `rows` held out so far off."""
+    """`laws` with bands for the familiarities `names`, from rows of `rows` held out so far off.
+
+    Of `NESTED` a band is never narrower than that of anything nearer: few GPUs and models can be
+    left out, and how far off the next one is, they hardly tell.
+    """
+    nested = NESTED[: 1 + max((NESTED.index(name) for name in names if name in NESTED), default=-1)]
     bands: dict[str, dict[str, Ends]] = {"tpot": {}, "ttft": {}}
-    for name in names:
-        tpot, ttft = _ratios(_distant(rows, name))
-        for what, found in (("tpot", tpot), ("ttft", ttft)):
-            bands[what][name] = Ends(*np.exp(np.quantile(found, (0.1, 0.9))).tolist())
+    for name in dict.fromkeys([*nested, *names]):
+        for what, found in zip(("tpot", "ttft"), _ratios(_distant(rows, name)), strict=True):
+            if len(found):
+                bands[what][name] = Ends(*np.exp(np.quantile(found, (0.1, 0.9))).tolist())
+    for found in bands.values():
+        _widen([name for name in nested if name in found], found)
     return replace(laws, bands=bands)
+
+
+def _widen(names: Sequence[str], bands: dict[str, Ends]) -> None:
+    for nearer, name in pairwise(names):
+        bands[name] = Ends(
+            min(bands[nearer].low, bands[name].low), max(bands[nearer].high, bands[name].high)
+        )
 
 
 def with_reports(rows: Sequence[ServedRow], reports: Sequence[ServedRow]) -> Laws:
@@ -216,7 +233,7 @@ class Shipped(Projection):
 def _distant(rows: Sequence[ServedRow], name: str) -> list[Split]:
     """Splits of `rows` at one of `laws.FAMILIARITIES`."""
     if name == "served":
-        splits = seeded_splits(rows)
+        splits = seeded_splits(rows, trained=0.8)
     elif name == "calibrated":
         splits = calibrated_splits(moe_rows(rows), _level("served"), seeds=range(3))
     elif name == "stranger":

@@ -22,13 +22,15 @@ class Split(NamedTuple):
     calibration: list[ServedRow] = []  # noqa: RUF012 - a field of a tuple is never changed
 
 
-def seeded_splits(rows: Sequence[ServedRow], seeds: Sequence[int] = SEEDS) -> list[Split]:
-    """Half of the configurations, drawn by each seed, fit; the other half judges."""
+def seeded_splits(
+    rows: Sequence[ServedRow], seeds: Sequence[int] = SEEDS, trained: float = TRAINED
+) -> list[Split]:
+    """A share `trained` of the configurations, drawn by each seed, fits; the others judge."""
     groups = list(by_configuration(rows).values())
     splits = []
     for seed in seeds:
         order = np.random.default_rng(seed).permutation(len(groups))
-        cut = round(TRAINED * len(groups))
+        cut = round(trained * len(groups))
         train, test = (
             [row for place in sorted(places) for row in groups[place]]
             for places in (order[:cut], order[cut:])
