@@ -17,7 +17,7 @@ from moeprof.errors import InputError
 from moeprof.projection.closed_loop import Traffic, closed_loop
 from moeprof.projection.deployment import Deployment
 from moeprof.projection.holding import running_limit
-from moeprof.projection.laws import Laws
+from moeprof.projection.laws import Laws, familiarity
 from moeprof.projection.step.groups import groups_of
 from moeprof.projection.step.model import StepModel, step_model
 
@@ -72,9 +72,10 @@ def calibrate_laws(laws: Laws, measured: Sequence[Measured]) -> Laws:
         group: dict(zip(_SCALES, np.exp(_solve(runs)).tolist(), strict=True))
         for group, runs in groups.items()
     }
-    return replace(
-        laws, step=laws.step.with_factors("served", factors), calibrated=frozenset(factors)
-    )
+    # What was served widely before is known better than a few runs can tell.
+    told = [each for each in measured if familiarity(laws, groups_of(each.deployment)) != "served"]
+    known = frozenset(groups_of(each.deployment)["served"] for each in told)
+    return replace(laws, step=laws.step.with_factors("served", factors), calibrated=known)
 
 
 def _run(laws: Laws, measured: Measured) -> _Run:

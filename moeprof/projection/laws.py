@@ -34,7 +34,8 @@ class Laws:
     first_token: PooledLaw
     bands: Mapping[str, Mapping[str, Band]] = field(hash=False)
     source: str = ""
-    # Models and GPUs known from single reports alone; groups of "served" that a user measured.
+    # Models and GPUs known from single reports alone; groups of "served" that a user's own
+    # measurements made known.
     reported: frozenset[str] = frozenset()
     calibrated: frozenset[str] = frozenset()
 

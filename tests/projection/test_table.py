@@ -14,6 +14,7 @@ from moeprof.projection import calibrate_laws, project_table, read_measured, shi
 from moeprof.projection.table import PREDICTED
 
 HEAD = "id,model,hardware,engine,precision,tp,dp,moe_tp,moe_ep,concurrency,input_len,output_len"
+RARE = "r2,MiniMaxAI/MiniMax-M2.5,b200_sxm,sglang,fp8,4,1,4,1,32,1024,1024"
 GOOD = "r1,MiniMaxAI/MiniMax-M2.5,b200_sxm,vllm,fp8,4,1,4,1,32,1024,1024"
 
 
@@ -90,17 +91,18 @@ def test_measurements_pull_the_prediction_and_narrow_its_band(tmp_path: Path) ->
     out = tmp_path / "out.csv"
 
     def predicted(laws: object) -> dict[str, float]:
-        project_table(write(tmp_path, GOOD), out, laws=laws, force=True)  # type: ignore[arg-type]
+        project_table(write(tmp_path, RARE), out, laws=laws, force=True)  # type: ignore[arg-type]
         with out.open() as file:
             row = next(csv.DictReader(file))
         return {name: float(row[name]) for name in PREDICTED[:6]}
 
     before = predicted(None)
-    slow = [f"{GOOD},{before['pred_tpot_ms'] * 1.5},{before['pred_ttft_ms'] * 1.5}"] * 3
+    slow = [f"{RARE},{before['pred_tpot_ms'] * 1.5},{before['pred_ttft_ms'] * 1.5}"] * 3
     mine = write(tmp_path, *slow, head=f"{HEAD},tpot_ms,ttft_ms")
     laws = calibrate_laws(shipped_laws(), read_measured(mine))
     after = predicted(laws)
     assert after["pred_tpot_ms"] / before["pred_tpot_ms"] == pytest.approx(1.5, rel=0.05)
+    assert laws.calibrated == {"minimax_m2-62x3072x256/sglang/blackwell/fp8"}
     width = [row["pred_tpot_high_ms"] / row["pred_tpot_low_ms"] for row in (before, after)]
     assert width[1] < width[0]
 
