@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeprof.projection import FAMILIARITIES
-from moeprof.projection.advice import Advice, Option
+from moeprof.projection.advice import Advice, LatencyTargets, Option
 from moeprof.projection.advice.levers import LeverRow
 from moeprof.projection.advice.splits import split_name
 from moeprof.projection.advice.tornado import TornadoBar
@@ -24,13 +24,14 @@ def advice_text(advice: Advice, top: int = 5) -> str:
     if not advice.found:
         return "\n\n".join([*parts, wrapped(_none(advice)), *_nearest(advice)])
     shown = advice.options[:top]
-    parts += [options_table(shown), wrapped(f"First: {advice.reason}."), wrapped(_notes(advice))]
+    parts += [options_table(shown, advice.targets)]
+    parts += [wrapped(f"First: {advice.reason}."), wrapped(_notes(advice))]
     parts += [commands_text(shown), levers_text(advice.levers), tornado_text(advice.tornado)]
     return "\n\n".join(parts)
 
 
-def options_table(options: list[Option]) -> str:
-    """One line an option, with bands."""
+def options_table(options: list[Option], targets: LatencyTargets) -> str:
+    """One line an option, and whether it meets the targets."""
     rows = [
         [
             clipped(f"{number} {option.hardware}", _HARDWARE),
@@ -41,7 +42,7 @@ def options_table(options: list[Option]) -> str:
             "-" if option.ttft_ms is None else _digits(option.ttft_ms),
             f"{option.output_tok_s.value:,.0f}",
             _money(option.cost_per_million_tokens),
-            "yes" if option.sure else "middle",
+            _holds(option, targets),
         ]
         for number, option in enumerate(options, start=1)
     ]
@@ -124,7 +125,9 @@ def _none(advice: Advice) -> str:
 
 def _nearest(advice: Advice) -> list[str]:
     option = advice.nearest.option if advice.nearest else None
-    return [] if option is None else [options_table([option]), commands_text([option])]
+    if option is None:
+        return []
+    return [options_table([option], advice.targets), commands_text([option])]
 
 
 def _notes(advice: Advice) -> str:
@@ -134,6 +137,14 @@ def _notes(advice: Advice) -> str:
         "with 80 % bands in the JSON; holds says whether their upper ends meet the targets too. "
         "USD/M is of a million output tokens at full load, hosts and network not counted."
     )
+
+
+def _holds(option: Option, targets: LatencyTargets) -> str:
+    """At the upper ends of the bands, in the middle alone, or not even there: the nearest."""
+    if option.sure:
+        return "yes"
+    ttft_ms = option.ttft_ms.value if option.ttft_ms else float("inf")
+    return "middle" if targets.miss(option.tpot_ms.value, ttft_ms) <= 1 else "no"
 
 
 def _digits(time: Quantity) -> str:

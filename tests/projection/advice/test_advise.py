@@ -18,6 +18,7 @@ from moeprof.projection.advice.formats import runnable_precisions
 from moeprof.projection.advice.search import Search, best_splits, clusters_of
 from moeprof.projection.advice.splits import list_splits
 from moeprof.projection.advice.targets import longest_request
+from moeprof.report.text.advice import advice_text, options_table
 
 M3 = load_model("minimax-m3")
 TRAFFIC = plan_traffic(M3, input_len=2048, output_len=512)
@@ -136,6 +137,21 @@ def test_the_nearest_says_by_how_much_it_misses() -> None:
     tpot = again(found.nearest.option, 1)[1]
     assert found.nearest.factor == pytest.approx(tpot / 2)
     assert f"{tpot / 2:.2f} x" in found.reason
+
+
+def test_holds_says_no_where_not_even_the_middle_meets_the_targets() -> None:
+    found = advised("8xh200", tpot=2)
+    assert found.nearest is not None and found.nearest.option is not None
+    option = found.nearest.option
+    assert option.ttft_ms is not None and " no\n" in advice_text(found)
+    tpot, ttft = option.tpot_ms.value, option.ttft_ms.value
+    for targets, holds in (
+        (LatencyTargets(tpot * 1.01, ttft * 1.01), "middle"),
+        (LatencyTargets(tpot * 0.99, ttft * 1.01), "no"),
+        (LatencyTargets(tpot * 1.01, ttft * 0.99), "no"),
+    ):
+        assert options_table([option], targets).split()[-1] == holds
+    assert options_table(advised(sure=True).options[:1], LatencyTargets(30, 2000)).endswith("yes")
 
 
 def test_what_fits_nowhere_says_what_is_short() -> None:
