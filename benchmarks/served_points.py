@@ -104,8 +104,8 @@ Every report, predicted from other sources:
 What is far off and why: vLLM's first image for MiniMax-M3 on B200 took a slow kernel (DeepGEMM),
 twice the time of later ones; DSpark proposes as many tokens as it is sure of, which nobody states;
 AMD's and small machines' software is behind that of the GPUs that the laws know; two MI350X rows of
-80,000 tokens are steps of decode alone, without the prompts of others that served tokens wait for. The
-shipped laws are fitted to these reports too.
+80,000 tokens are steps of decode alone, without the prompts of others that served tokens wait for.
+The shipped laws are fitted to these reports too.
 
 ![Reports, measured and predicted](reports.svg)
 
