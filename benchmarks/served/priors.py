@@ -2,7 +2,8 @@
 
 Means: how far kernels stay below the peak of a datasheet, and what a launch and a step of an engine
 take. Spreads of the levels were searched once over all rows of `served_points.csv`
-(docs/validation/served.md), so the errors reported there know them, and not the constants.
+(`benchmarks/served_priors.py`), so the errors of docs/validation/served.md know them, and not the
+constants.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +56,7 @@ def project_table(
         raise InputError(f"{output} exists: name another file, or overwrite it with --force")
     done = [{**row, **_predicted(row, laws)} for row in rows]
     kept = [name for name in columns if name not in PREDICTED]
-    _write(output, [*kept, *PREDICTED], done)
+    _write(output, [*kept, *PREDICTED], done, force)
     problems: dict[str, int] = {}
     for row in filter(lambda row: row["problem"], done):
         problems[row["problem"]] = problems.get(row["problem"], 0) + 1
@@ -141,21 +139,15 @@ def _milliseconds(row: Mapping[str, str], column: str) -> float:
     return value
 
 
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    """All of it or nothing."""
-    draft = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="", dir=path.parent, prefix=".", delete=False
-        ) as file:
-            draft = Path(file.name)
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        draft.chmod(0o644)
-        os.replace(draft, path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    finally:
-        if draft is not None:
-            draft.unlink(missing_ok=True)
+def _write(
+    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, str]], force: bool
+) -> None:
+    """All of it or nothing. Raises InputError where `path` exists and `force` is not set."""
+    from moeprof.trace.formats.exporting import whole_file  # loads every format
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(path, force) as file:
+        file.write(text.getvalue().encode())
