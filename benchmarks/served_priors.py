@@ -4,8 +4,9 @@
 
 A random walk that keeps what lowers a mean of held-out errors: half of the configurations by eight
 seeds, each model, each system. All rows are in view, so what it finds is no more than a setting,
-and docs/validation/served.md says so. It prints each better setting; benchmarks/served/priors.py holds
-one that such a walk found with an earlier form of the law, rounded. About three seconds a round.
+and docs/validation/served.md says so. It prints each better setting. The one in
+benchmarks/served/priors.py was found so with an earlier form of the law, and rounded. About three
+seconds a round.
 """
 
 from __future__ import annotations
