@@ -1,4 +1,4 @@
-"""Write a trace without token ids and without the labels of requests.
+"""Write a trace without token ids and without the labels and names of requests.
 
 Expert ids stay, and they alone reveal most of the text: to share load without it, export load.
 """

@@ -16,6 +16,7 @@ from moeprof.trace.counts import write_counts
 from moeprof.trace.folder import drafted
 from moeprof.trace.reader import Trace, open_trace
 from moeprof.trace.rows import Phase, Request, TokenRows
+from moeprof.trace.schema import RequestNames
 from moeprof.trace.writer import TraceWriter
 
 _LAYER_COLUMNS = ("experts", "recorded", "weights", "margins")
@@ -71,7 +72,7 @@ def slice_trace(
 
 
 def redact_trace(source: str | Path, path: str | Path, *, force: bool = False) -> EditResult:
-    """Write `source` without token ids and without the labels of requests as the trace `path`.
+    """Write `source` without token ids, labels and names of requests as the trace `path`.
 
     What stays is nearly as telling: expert ids alone reveal most of the text.
     """
@@ -162,6 +163,7 @@ def _writer(path: Path, trace: Trace, edit: _Edit) -> TraceWriter:
         margins=manifest.margins,
         next_layer=manifest.next_layer and layers == trace.layers,
         rank_ordered=manifest.rank_ordered,
+        request_names=RequestNames.NONE if edit.redact else manifest.request_names,
         clock_base=manifest.clock_base,
         sampling=manifest.sampling.model_dump() if manifest.sampling else None,
         expert_bytes={n: size for n, size in manifest.expert_bytes.items() if n in layers},
@@ -202,7 +204,7 @@ def _put_requests(writer: TraceWriter, trace: Trace, written: set[int], edit: _E
 
 
 def _redacted(request: Request) -> Request:
-    return replace(request, label=None)
+    return replace(request, label=None, name=None)
 
 
 def _put_rest(writer: TraceWriter, trace: Trace) -> None:

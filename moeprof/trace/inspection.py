@@ -42,6 +42,7 @@ class TraceInfo(Result):
     unrecorded: int = 0  # (token, layer) places that are null
     margins: bool = False
     next_layer: bool = False
+    request_names: str = "none"  # or hashed, or plain
     rotated_tokens: int = 0  # recorded, then let go to make room
     sampling: dict[str, float] | None = None  # rate and seed, where requests were sampled
     requests_seen: int = 0  # with those that the sampler left out
@@ -78,6 +79,7 @@ def describe_trace(trace: Trace) -> TraceInfo:
         unrecorded=trace.unrecorded,
         margins=manifest.margins,
         next_layer=manifest.next_layer,
+        request_names=manifest.request_names.value,
         rotated_tokens=manifest.rotated_tokens,
         sampling=manifest.sampling.model_dump() if manifest.sampling else None,
         requests_seen=len(trace.requests) + manifest.requests_sampled_out,

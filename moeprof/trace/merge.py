@@ -14,6 +14,7 @@ from moeprof.result import Result
 from moeprof.trace.folder import drafted
 from moeprof.trace.reader import Trace, open_trace
 from moeprof.trace.rows import TokenRows
+from moeprof.trace.schema import RequestNames
 from moeprof.trace.writer import TraceWriter
 
 UNREADABLE = "unreadable in a merged trace"
@@ -124,6 +125,7 @@ def _writer(path: Path, traces: Sequence[Trace]) -> TraceWriter:
     """An empty trace at `path` that takes the rows of all `traces`."""
     manifests = [trace.manifest for trace in traces]
     first = manifests[0]
+    names = {manifest.request_names for manifest in manifests}
     ordered = {manifest.rank_ordered for manifest in manifests}
     return TraceWriter(
         path,
@@ -137,6 +139,7 @@ def _writer(path: Path, traces: Sequence[Trace]) -> TraceWriter:
         margins=first.margins,
         next_layer=first.next_layer,
         rank_ordered=ordered.pop() if len(ordered) == 1 else None,
+        request_names=max(names, key=list(RequestNames).index),  # what tells most
         clock_base=min(manifest.clock_base for manifest in manifests),
         sampling=first.sampling.model_dump() if first.sampling else None,
         expert_bytes=first.expert_bytes,

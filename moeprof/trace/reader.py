@@ -24,7 +24,6 @@ from moeprof.trace.columns import (
 from moeprof.trace.counts import dense_counts, read_counts
 from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
-    REQUEST_SCHEMA,
     REQUESTS,
     SEGMENTS,
     TELEMETRY,
@@ -35,6 +34,7 @@ from moeprof.trace.schema import (
     margins_column,
     next_experts_column,
     next_weights_column,
+    request_schema,
     segment_number,
     weights_column,
 )
@@ -340,7 +340,8 @@ def open_trace(path: str | Path) -> Trace:
 def open_folder(folder: Path) -> Trace:
     """The trace in `folder`. Raises TraceError if there is none; damage goes to `problems`."""
     manifest, batches, problems = _read_rotating(folder)
-    requests, request_problems = _read_rows(folder, REQUESTS, manifest, REQUEST_SCHEMA)
+    columns = request_schema(manifest.request_names)
+    requests, request_problems = _read_rows(folder, REQUESTS, manifest, columns)
     telemetry, telemetry_problems = _read_rows(folder, TELEMETRY, manifest, TELEMETRY_SCHEMA)
     counts, count_problems = read_counts(folder, manifest)
     return Trace(

@@ -87,6 +87,7 @@ class Request:
     arrival_s: float | None = None  # seconds since the clock base of the trace
     prompt_tokens: int | None = None
     output_tokens: int | None = None  # tokens generated, the last of which is never routed
+    name: str | None = None  # the engine's id or a hash of it, as `request_names` of the trace says
 
 
 @dataclass(frozen=True)

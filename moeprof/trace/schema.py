@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +25,7 @@ from pydantic import (
 )
 
 from moeprof import __version__
-from moeprof.errors import TraceError
+from moeprof.errors import InputError, TraceError
 
 SCHEMA = "moeprof.trace/1"
 MANIFEST = "manifest.json"
@@ -45,6 +46,7 @@ REQUEST_SCHEMA = pa.schema(
         pa.field("output_tokens", pa.int32()),
     ]
 )
+NAME_COLUMN = pa.field("name", pa.string())  # of a request, only if names were asked for
 TELEMETRY_SCHEMA = pa.schema(
     [
         pa.field("time_s", pa.float64(), nullable=False),
@@ -140,6 +142,27 @@ def segment_schema(
     return pa.schema(fields)
 
 
+class RequestNames(StrEnum):
+    """What stands in a request's `name`, from what tells least to what tells most."""
+
+    NONE = "none"
+    HASHED = "hashed"  # a keyed hash of the engine's id
+    PLAIN = "plain"  # the engine's id
+
+    @classmethod
+    def parse(cls, name: str) -> RequestNames:
+        """The kind called `name`. Raises InputError."""
+        try:
+            return cls(name)
+        except ValueError:
+            raise InputError(f"request_names '{name}' is not one of {', '.join(cls)}") from None
+
+
+def request_schema(names: RequestNames) -> pa.Schema:
+    """Columns of the requests: a trace without names has none for them."""
+    return REQUEST_SCHEMA if names is RequestNames.NONE else REQUEST_SCHEMA.append(NAME_COLUMN)
+
+
 class StoredFile(BaseModel):
     """A file of the trace that is closed: its length and checksum no longer change."""
 
@@ -188,6 +211,7 @@ class Manifest(BaseModel):
     token_ids: bool = False
     margins: bool = False
     next_layer: bool = False
+    request_names: RequestNames = RequestNames.NONE
     complete: bool = False  # closed by its writer, not cut off
     tokens: NonNegativeInt = 0
     dropped: dict[str, NonNegativeInt] = {}  # tokens seen and not recorded, by reason

@@ -21,11 +21,12 @@ from moeprof.trace.folder import make_folder
 from moeprof.trace.limits import SizeLimit
 from moeprof.trace.rows import Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
-    REQUEST_SCHEMA,
     REQUESTS,
     TELEMETRY,
     TELEMETRY_SCHEMA,
     Manifest,
+    RequestNames,
+    request_schema,
     segment_file,
 )
 from moeprof.trace.segments import Sealer, Segments
@@ -51,6 +52,7 @@ class TraceWriter:
     all later ones are counted as dropped, and the trace closes complete. With `rotate` as well,
     the oldest segments are let go to make room and counted in `rotated_tokens`. `sampling` (rate
     and seed) says that only a random part of the requests is written; `leave_out` counts the rest.
+    `request_names` says what the names of its requests are: hashed, plain, or that it keeps none.
     `expert_bytes`, by native layer, is what one expert took where the model ran.
 
     Raises InputError if `path` exists and `force` is false, or on rows of another shape, with ids
@@ -72,6 +74,7 @@ class TraceWriter:
         margins: bool = False,
         next_layer: bool = False,
         rank_ordered: bool | None = None,
+        request_names: str = RequestNames.NONE,
         force: bool = False,
         clock_base: float | None = None,
         segment_bytes: int = SEGMENT_BYTES,
@@ -97,6 +100,7 @@ class TraceWriter:
             token_ids=token_ids,
             margins=margins,
             next_layer=next_layer,
+            request_names=RequestNames.parse(request_names),
             sampling=sampling,
             expert_bytes=dict(expert_bytes or {}),
         )
@@ -122,7 +126,10 @@ class TraceWriter:
         share = limit.side_bytes if limit else None
         self._requests, self._telemetry = (
             SideFile(self.path / file, columns, max_bytes=share, newest=rotate)
-            for file, columns in ((REQUESTS, REQUEST_SCHEMA), (TELEMETRY, TELEMETRY_SCHEMA))
+            for file, columns in (
+                (REQUESTS, request_schema(self.manifest.request_names)),
+                (TELEMETRY, TELEMETRY_SCHEMA),
+            )
         )
         make_folder(self.path, force)
         _raise_first(self.path, _attempt(self._save_manifest))
@@ -159,6 +166,8 @@ class TraceWriter:
     def put_request(self, request: Request) -> None:
         """Record or replace what is known of a request. TraceError on values that cannot be."""
         self._refuse_closed()
+        if request.name is not None and self.manifest.request_names is RequestNames.NONE:
+            raise TraceError("this trace keeps no names of requests: open it with request_names")
         self._requests.put(asdict(request), request.index)
         self._touch()
 

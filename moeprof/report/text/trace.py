@@ -19,7 +19,7 @@ def trace_info_text(info: TraceInfo) -> str:
         "dropped": _dropped(info),
         **_left_behind(info),
         "steps": f"{info.steps:,}",
-        "requests": f"{info.requests:,}",
+        "requests": f"{info.requests:,}{_named(info)}",
         "labels": ", ".join(f"{name} ({n:,})" for name, n in info.labels.items()) or "none",
         "routing": f"{info.layers} MoE layers, top-{info.top_k} of {info.experts} experts",
         "recorded": _recorded(info),
@@ -31,6 +31,12 @@ def trace_info_text(info: TraceInfo) -> str:
     head = f"{counted(len(info.problems), 'problem')}:"
     problems = [wrapped(problem, "    ", "  - ") for problem in info.problems]
     return "\n".join([pairs(values), "", head, *problems])
+
+
+def _named(info: TraceInfo) -> str:
+    """Whether requests have names, and of which kind."""
+    kinds = {"hashed": ", with hashes of the engine's ids", "plain": ", with the engine's ids"}
+    return kinds.get(info.request_names, "")
 
 
 def _dropped(info: TraceInfo) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moeprof.trace.columns import to_batch
 from moeprof.trace.formats.block import Findings
 from moeprof.trace.reader import Trace
-from moeprof.trace.rows import TokenRows
+from moeprof.trace.rows import Request, TokenRows
 
 UNRECORDED = "(token, layer) place that was not recorded"
 _PHASES = np.array(["prefill", "decode", ""])  # -1 is the last
@@ -89,12 +89,17 @@ def write_jsonl(trace: Trace, file: IO[bytes], found: Findings) -> int:
         "num_experts": trace.experts_per_layer,
         "layers": list(trace.layers),
         "rank_ordered": trace.manifest.rank_ordered,
-        "requests": [asdict(request) for request in trace.requests],
+        "requests": [_described(request) for request in trace.requests],
     }
     file.write(json.dumps(facts).encode() + b"\n")
     for rows in trace.rows(_BATCH):
         file.write("".join(_json_lines(rows).to_pylist()).encode())
     return int(trace.tokens)
+
+
+def _described(request: Request) -> dict[str, object]:
+    """What is known of a request but its name, which leads back to its sender."""
+    return {key: value for key, value in asdict(request).items() if key != "name"}
 
 
 def _json_lines(rows: TokenRows) -> pa.Array:
