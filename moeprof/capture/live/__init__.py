@@ -1,0 +1,1 @@
+"""Recording of engines that serve: what is asked of them, the same for each."""
