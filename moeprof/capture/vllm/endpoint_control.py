@@ -1,0 +1,197 @@
+"""Start, stop, status and recent rows of a recording over HTTP, with no web framework in it.
+
+A request goes in, a status and a JSON body come out. The ranks are reached through one function,
+`call(action, options)`, which returns what each of them says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.vllm.endpoint_access import Access, Caller, RefusedError
+from moeprof.capture.vllm.endpoint_ranks import rank_name, summarize
+from moeprof.errors import InputError
+
+ROUTES = {
+    "/moeprof/start": "POST",
+    "/moeprof/stop": "POST",
+    "/moeprof/status": "GET",
+    "/moeprof/recent": "GET",
+}
+MAX_BODY_BYTES = 64 << 10
+MAX_RECENT_BYTES = 4 << 20  # of one rank
+ANSWER_TIMEOUT_S = 60.0  # an engine answers between two steps; a compiling one takes its time
+
+Call = Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class ControlRequest:
+    """What matters of an HTTP request. `path` is one of ROUTES."""
+
+    path: str
+    caller: Caller
+    body: bytes = b""
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ControlAnswer:
+    """An HTTP status and the body, in JSON types. A refusal is {"error": SENTENCE, ...}."""
+
+    status: int
+    body: dict[str, Any]
+
+
+class RecordingControl:
+    """Answers requests for one server. Starts and stops wait for each other."""
+
+    def __init__(self, call: Call, access: Access, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._call_ranks = call
+        self._access = access
+        self._timeout_s = timeout_s
+        self._switching = asyncio.Lock()
+
+    async def answer(self, request: ControlRequest) -> ControlAnswer:
+        """What `request` gets. Does not raise."""
+        act = {
+            "/moeprof/start": self._start,
+            "/moeprof/stop": self._stop,
+            "/moeprof/status": self._status,
+            "/moeprof/recent": self._recent,
+        }[request.path]
+        try:
+            self._access.admit(request.caller)
+            _check_body(request)
+            return await act(request)
+        except RefusedError as refused:
+            return ControlAnswer(refused.status, {"error": str(refused)})
+
+    async def _start(self, request: ControlRequest) -> ControlAnswer:
+        options = read_options(request.body)
+        output = self._access.output_path(options["output"], request.caller)
+        async with self._switching:
+            before = summarize(await self._ask("status"))
+            if before["recording"]:
+                where = before["path"] or "several traces"
+                return _refusal(409, f"recording already, to {where}; stop it first", before)
+            if Path(output).exists() and not options["force"]:
+                return _refusal(409, f"{output} exists on the server; 'force' replaces a trace")
+            ranks = await self._ask("start", {**options, "output": output})
+            if any(rank.get("error") for rank in ranks):
+                return await self._roll_back(ranks)
+        return ControlAnswer(200, summarize(ranks))
+
+    async def _roll_back(self, ranks: list[dict[str, Any]]) -> ControlAnswer:
+        """Some ranks refused to start: the others are stopped, for half a recording misleads."""
+        refused = [rank for rank in ranks if rank.get("error")]
+        reasons = "; ".join(sorted({str(rank["error"]) for rank in refused}))
+        started = [rank for rank in ranks if rank.get("recording")]
+        if not started:
+            return _refusal(500, f"not started: {reasons}")
+        who = ", ".join(rank_name(rank) for rank in refused)
+        after = await self._ask("stop")
+        left = ", ".join(rank_name(rank) for rank in after if rank.get("recording"))
+        outcome = f"{left} records on" if left else "the others were stopped again"
+        return _refusal(500, f"not started: {who}: {reasons}; {outcome}", summarize(after))
+
+    async def _stop(self, request: ControlRequest) -> ControlAnswer:
+        async with self._switching:
+            before = summarize(await self._ask("status"))
+            if not before["recording"]:
+                return _refusal(409, "nothing is being recorded", before)
+            ranks = await self._ask("stop")
+        left = [rank_name(rank) for rank in ranks if rank.get("recording", True)]
+        if left:
+            reasons = "; ".join(str(r["error"]) for r in ranks if r.get("error"))
+            return _refusal(500, f"not stopped: {', '.join(left)}: {reasons}", summarize(ranks))
+        return ControlAnswer(200, summarize(ranks))
+
+    async def _status(self, request: ControlRequest) -> ControlAnswer:
+        return ControlAnswer(200, summarize(await self._ask("status")))
+
+    async def _recent(self, request: ControlRequest) -> ControlAnswer:
+        options = {
+            "after_step": _whole_number(request.query, "after", -1),
+            "max_bytes": min(
+                _whole_number(request.query, "max_bytes", MAX_RECENT_BYTES), MAX_RECENT_BYTES
+            ),
+        }
+        return ControlAnswer(200, summarize(await self._ask("recent", options)))
+
+    async def _ask(
+        self, action: str, options: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """What every rank says. Raises RefusedError if they cannot be asked.
+
+        The engine has no time limit of its own for this: vLLM's executor would take a late answer
+        for that to the next call. The question goes on by itself when we no longer wait.
+        """
+        question = asyncio.ensure_future(self._call_ranks(action, options or {}))
+        question.add_done_callback(_look_at)
+        try:
+            ranks = await asyncio.wait_for(asyncio.shield(question), self._timeout_s)
+        except TimeoutError:
+            raise RefusedError(
+                504,
+                f"the engine did not answer within {self._timeout_s:g} s; it may still do what was "
+                "asked, see /moeprof/status",
+            ) from None
+        except Exception as error:
+            raise RefusedError(503, f"the engine cannot be asked: {_one_line(error)}") from None
+        if not ranks or not all(isinstance(rank, dict) for rank in ranks):
+            raise RefusedError(503, "the engine's workers gave no answer that moeprof knows")
+        return ranks
+
+
+def read_options(body: bytes) -> dict[str, Any]:
+    """The options of a start in JSON types. Raises RefusedError, status 400."""
+    try:
+        return LiveOptions.parse(json.loads(body or b"{}")).model_dump(mode="json")
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise RefusedError(400, "the body is no JSON document") from None
+    except InputError as error:
+        raise RefusedError(400, str(error)) from None
+
+
+def _check_body(request: ControlRequest) -> None:
+    if ROUTES[request.path] != "POST":
+        return
+    kind = request.caller.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # what a form in a web page cannot send
+        raise RefusedError(415, "send JSON, with Content-Type: application/json")
+    if len(request.body) > MAX_BODY_BYTES:
+        raise RefusedError(413, f"the request is larger than {MAX_BODY_BYTES:,} bytes")
+
+
+def _whole_number(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name, str(default))
+    if not text.lstrip("-").isdecimal() or len(text) > 18:
+        raise RefusedError(400, f"{name}={text[:40]!r}: give a whole number")
+    return int(text)
+
+
+def _refusal(status: int, reason: str, summary: dict[str, Any] | None = None) -> ControlAnswer:
+    """What stands, without the ranks: a client reads little of an answer that refuses."""
+    known = {"recording": False, **(summary or {})}
+    return ControlAnswer(
+        status,
+        {"error": reason, **{k: v for k, v in known.items() if k not in ("ranks", "errors")}},
+    )
+
+
+def _look_at(question: asyncio.Future[Any]) -> None:
+    """An error that nobody waits for any more is not worth a traceback in the server's log."""
+    if not question.cancelled():
+        question.exception()
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
