@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moeprof.capture.prompts import Prompt, read_prompts
     from moeprof.capture.recording import Recording
+    from moeprof.capture.result import CaptureResult
     from moeprof.capture.transformers.record import record
-    from moeprof.capture.transformers.run import CaptureResult, capture_transformers
+    from moeprof.capture.transformers.run import capture_transformers
 
 __all__ = [
     "CaptureResult",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CaptureResult": "transformers.run",
+    "CaptureResult": "result",
     "Prompt": "prompts",
     "Recording": "recording",
     "capture_transformers": "transformers.run",

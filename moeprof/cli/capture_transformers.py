@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from moeprof.capture.transformers.run import CaptureResult, capture_transformers
+from moeprof.capture.result import CaptureResult
+from moeprof.capture.transformers.run import capture_transformers
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.limits import (
     DurationFlag,
@@ -92,10 +93,11 @@ def run(
         )
     if sample_requests is not None:
         result = replace(result, share_error=share_error(open_trace(result.path)))
-    return Answer(result, _text, json, inputs=[prompts, *files_of(model_path)])
+    return Answer(result, summary, json, inputs=[prompts, *files_of(model_path)])
 
 
-def _text(result: CaptureResult) -> str:
+def summary(result: CaptureResult) -> str:
+    """What was recorded, and what to do with it next."""
     return "\n".join(
         [
             f"{result.path}: {result.tokens:,} tokens of {result.requests} requests to "

@@ -12,30 +12,12 @@ from typing import Any
 
 from moeprof.capture.limits import Limits
 from moeprof.capture.prompts import Prompt, read_prompts
-from moeprof.capture.recording import Recording
+from moeprof.capture.result import CaptureResult, check_numbers, check_output, settle
 from moeprof.capture.transformers.record import describe_config, record
 from moeprof.errors import InputError, MissingExtraError, MoeprofError
-from moeprof.result import Result
-from moeprof.trace.schema import MANIFEST
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
-
-
-@dataclass(frozen=True)
-class CaptureResult(Result):
-    """What a capture recorded, in tokens."""
-
-    path: str
-    model: str
-    requests: int
-    tokens: int  # recorded; the last token a request generates is never routed
-    dropped: int  # seen and not recorded
-    prefill_tokens: int
-    decode_tokens: int
-    sampled_out: int = 0  # of requests that the sampler left out
-    rotated: int = 0  # recorded, and let go to make room
-    share_error: float | None = None  # standard error of an expert's load by sampling, relative
 
 
 @dataclass(frozen=True)
@@ -86,15 +68,15 @@ def capture_transformers(
     Raises InputError for prompts, model or output that cannot be used, most of them before the
     model is loaded; MoeprofError if recording broke off (what was recorded stays).
     """
-    _check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens)
-    _check_numbers(threads=1 if threads is None else threads)
+    check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens)
+    check_numbers(threads=1 if threads is None else threads)
     Limits(max_bytes, rotate, duration_s, sample_requests, seed)
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     if not wanted:
         raise InputError("there are no prompts")
-    _check_output(Path(output), force=force)
+    check_output(Path(output), force=force)
     loaded = _load(str(model_path), dtype, device, trust_remote_code=trust_remote_code)
     tokens = _tokenize(loaded, wanted, max_new_tokens)
     with (
@@ -117,7 +99,7 @@ def capture_transformers(
     ):
         settings = {"max_new_tokens": max_new_tokens, "do_sample": sample}
         _generate(loaded, tokens, batch_size, seed, settings, progress)
-    return _result(recording, loaded.name, len(wanted))
+    return settle(recording, loaded.name, len(wanted))
 
 
 @contextmanager
@@ -131,39 +113,6 @@ def _torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _result(recording: Recording, model: str, requests: int) -> CaptureResult:
-    if recording.error is not None:
-        raise MoeprofError(
-            f"{recording.path}: {recording.error}; {recording.tokens} tokens were recorded, "
-            f"{recording.dropped} were not"
-        )
-    return CaptureResult(
-        path=str(recording.path),
-        model=model,
-        requests=requests,
-        tokens=recording.tokens,
-        dropped=recording.dropped,
-        prefill_tokens=recording.prefill_tokens,
-        decode_tokens=recording.decode_tokens,
-        sampled_out=recording.sampled_out,
-        rotated=recording.rotated,
-    )
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}, it must be at least 1")
-
-
-def _check_output(output: Path, *, force: bool) -> None:
-    """What the writer would refuse, refused before minutes of loading."""
-    if output.exists() and not force:
-        raise InputError(f"{output} exists, it will not be overwritten without --force")
-    if output.exists() and not (output / MANIFEST).is_file():
-        raise InputError(f"{output} is not a trace, --force replaces only traces")
 
 
 def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: bool) -> Loaded:

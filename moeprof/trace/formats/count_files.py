@@ -4,105 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.errors import InputError
+from moeprof.model.gguf import GgufHeader
 from moeprof.trace.formats.block import CountTable, Findings, Format, Head, Import, Options
 from moeprof.trace.formats.reading import open_bytes, read_json, reading
 
-_NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_STRING, _ARRAY = 8, 9
-_F32 = 0
-_MOST_ENTRIES = 1 << 20  # keys or tensors: more is no GGUF
 _COUNTS = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight\.counts")
-
-
-class GgufTensor(NamedTuple):
-    """Where one tensor of a GGUF file stands."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: int
-    offset: int  # from the start of the data
-
-
-class _Gguf:
-    """The metadata and tensor list of a GGUF file (version 2 and 3, little-endian)."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        magic, version, tensors, keys = self._take("<4sIQQ")
-        if magic != b"GGUF" or version not in (2, 3):
-            raise ValueError(f"no GGUF of version 2 or 3 (version {version})")
-        if max(tensors, keys) > _MOST_ENTRIES:
-            raise ValueError(f"{max(tensors, keys):,} entries")
-        self.metadata = dict(self._entry() for _ in range(keys))
-        self.tensors = [self._tensor() for _ in range(tensors)]
-        alignment = int(self.metadata.get("general.alignment", 32))
-        if alignment < 1:
-            raise ValueError(f"alignment {alignment}")
-        self._data = math.ceil(file.tell() / alignment) * alignment
-
-    def floats(self, tensor: GgufTensor) -> NDArray[np.float32]:
-        """The values of an F32 tensor, flat."""
-        if tensor.kind != _F32:
-            raise ValueError(f"{tensor.name} is not F32")
-        self._file.seek(self._data + tensor.offset)
-        data = self._file.read(4 * math.prod(tensor.shape))
-        if len(data) < 4 * math.prod(tensor.shape):
-            raise ValueError(f"the file ends within {tensor.name}")
-        return np.frombuffer(data, "<f4")
-
-    def _take(self, layout: str) -> tuple[Any, ...]:
-        return struct.unpack(layout, self._file.read(struct.calcsize(layout)))
-
-    def _string(self) -> str:
-        (length,) = self._take("<Q")
-        if length > 1 << 24:
-            raise ValueError(f"a string of {length:,} bytes")
-        return self._file.read(length).decode("utf-8", errors="replace")
-
-    def _entry(self) -> tuple[str, Any]:
-        name = self._string()
-        (kind,) = self._take("<I")
-        return name, self._value(kind, 0)
-
-    def _value(self, kind: int, depth: int) -> Any:
-        if kind == _STRING:
-            return self._string()
-        if kind == _ARRAY and depth < 4:
-            inner, count = self._take("<IQ")
-            if count > 1 << 24:
-                raise ValueError(f"an array of {count:,} values")
-            return [self._value(inner, depth + 1) for _ in range(count)]
-        return self._take("<" + _NUMBERS[kind])[0]
-
-    def _tensor(self) -> GgufTensor:
-        name = self._string()
-        (dimensions,) = self._take("<I")
-        if dimensions > 4:
-            raise ValueError(f"{name} has {dimensions} dimensions")
-        shape = self._take(f"<{dimensions}Q")
-        kind, offset = self._take("<IQ")
-        return GgufTensor(name, shape, kind, offset)
 
 
 def detect_imatrix(head: Head) -> bool:
@@ -127,7 +41,7 @@ def _windows(paths: Sequence[Path], read: Any, found: Findings) -> CountTable:
 
 def _imatrix(path: Path, found: Findings) -> CountTable:
     with reading(path, "imatrix GGUF"), open_bytes(path) as file:
-        gguf = _Gguf(file)
+        gguf = GgufHeader(file)
         by_layer: dict[int, NDArray[np.float32]] = {}
         for tensor in gguf.tensors:
             match = _COUNTS.fullmatch(tensor.name)
