@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from moeprof.cache import judge_cache, lru_curve, replay_cache
     from moeprof.cache.prefetch import replay_prefetch
     from moeprof.capture import capture_transformers, record
+    from moeprof.capture.control import capture_status, start_capture, stop_capture
     from moeprof.demo import run_demo
     from moeprof.errors import MoeprofError
     from moeprof.hardware import describe_hardware, list_hardware, load_hardware
@@ -116,6 +117,7 @@ _HOMES = {
     "analyze_load": "analysis",
     "analyze_locality": "analysis",
     "analyze_specialization": "analysis",
+    "capture_status": "capture.control",
     "capture_transformers": "capture",
     "describe_hardware": "hardware",
     "describe_model": "model",
@@ -167,6 +169,8 @@ _HOMES = {
     "sampling_error": "analysis",
     "slice_trace": "trace",
     "solve_placement": "placement",
+    "start_capture": "capture.control",
+    "stop_capture": "capture.control",
     "study_placement": "placement.study",
     "study_routing": "projection.routing",
     "sweep_grid": "sweep",
@@ -202,6 +206,7 @@ __all__ = [
     "analyze_locality",
     "analyze_specialization",
     "calibrate_laws",
+    "capture_status",
     "capture_transformers",
     "compare_models",
     "describe_hardware",
@@ -252,6 +257,8 @@ __all__ = [
     "shipped_laws",
     "slice_trace",
     "solve_placement",
+    "start_capture",
+    "stop_capture",
     "study_placement",
     "study_routing",
     "sweep_grid",

@@ -1,21 +1,21 @@
 """Ranks that say what workers of vLLM would, and a server that speaks the control protocol.
 
-The server is the real control behind Python's own HTTP server; only the ranks are made up.
+The server is the real control behind a plain socket; only the ranks are made up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from moeprof.capture.vllm.endpoint_access import Access, Caller
 from moeprof.capture.vllm.endpoint_control import ROUTES, ControlRequest, RecordingControl
+from tests.capture.server.sockets import Request, SocketServer, send, serving
 
 
 class FakeRank:
@@ -82,50 +82,26 @@ class FakeRanks:
 
 
 @contextmanager
-def serving(ranks: FakeRanks, access: Access | None = None) -> Iterator[str]:
-    """The address of a server that controls `ranks`."""
+def serving_ranks(ranks: FakeRanks, access: Access | None = None) -> Iterator[SocketServer]:
+    """A server that controls `ranks`, at `.url`."""
     loop = asyncio.new_event_loop()
     control = RecordingControl(ranks.call, access or Access())
 
-    class Handler(BaseHTTPRequestHandler):
-        def _respond(self) -> None:
-            parts = urlsplit(self.path)
-            if ROUTES.get(parts.path) != self.command:
-                return self.send_error(404)
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            request = ControlRequest(
-                parts.path,
-                Caller(self.client_address[0], headers),
-                body,
-                dict(parse_qsl(parts.query)),
-            )
-            done = asyncio.run_coroutine_threadsafe(control.answer(request), loop).result()
-            content = json.dumps(done.body).encode()
-            self.send_response(done.status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(request: Request, connection: socket.socket) -> None:
+        parts = urlsplit(request.path)
+        if ROUTES.get(parts.path) != request.method:
+            return send(connection, "no such route", "404 Not Found")
+        caller, query = Caller("127.0.0.1", request.headers), dict(parse_qsl(parts.query))
+        asked = ControlRequest(parts.path, caller, request.body, query)
+        done = asyncio.run_coroutine_threadsafe(control.answer(asked), loop).result()
+        send(connection, done.body, f"{done.status} Status")
 
-        do_GET = do_POST = _respond  # noqa: N815 (the base class calls them)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threads = [
-        threading.Thread(target=loop.run_forever),
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}),
-    ]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        with serving(answer) as server:
+            yield server
     finally:
-        server.shutdown()
-        server.server_close()
         loop.call_soon_threadsafe(loop.stop)
-        for thread in threads:
-            thread.join()
+        thread.join()
         loop.close()

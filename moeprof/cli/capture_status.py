@@ -1,0 +1,19 @@
+"""Say whether a running server records, how much, and what was dropped."""
+
+from __future__ import annotations
+
+from moeprof.capture.control import CaptureStatus, capture_status
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.recordings import TokenFileFlag, TokenFlag, UrlFlag, read_token, status_text
+
+
+def run(
+    url: UrlFlag,
+    token: TokenFlag = None,
+    token_file: TokenFileFlag = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> Answer[CaptureStatus]:
+    """Run the command."""
+    status = capture_status(url, token=read_token(token, token_file, url, quiet=quiet))
+    return Answer(status, status_text, json)
