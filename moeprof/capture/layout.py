@@ -35,13 +35,17 @@ class Field:
 
 @dataclass(frozen=True)
 class Layout:
-    """A row of L layers and k experts: token id, expert ids, and what else was asked for."""
+    """A row of L layers and k experts: token id, expert ids, and what else was asked for.
+
+    `positions` is for engines that know a token's place only on the device.
+    """
 
     layers: int
     top_k: int
     weights: bool = False
     margins: bool = False
     next_layer: bool = False
+    positions: bool = False
 
     @cached_property
     def fields(self) -> dict[str, Field]:
@@ -49,6 +53,7 @@ class Layout:
         each = (self.layers, self.top_k)
         wanted: list[tuple[str, tuple[int, ...], str, bool]] = [
             ("token_id", (1,), "int32", True),
+            ("position", (1,), "int32", self.positions),
             ("experts", each, "int16", True),
             ("weights", each, "float16", self.weights),
             ("margins", (self.layers,), "float16", self.margins),
