@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "synth": {"cache", "analysis", "hardware", "trace", "model"},
     "projection": {"offload", "placement", "cache", "analysis", "hardware", "trace", "model"},
 }
+MAY_IMPORT["live"] = {"capture", "cache"} | MAY_IMPORT["cache"]
 MAY_IMPORT["sweep"] = {"projection"} | MAY_IMPORT["projection"]
-MAY_IMPORT["report"] = {"synth", "sweep"} | MAY_IMPORT["sweep"]
+MAY_IMPORT["report"] = {"synth", "sweep", "live"} | MAY_IMPORT["sweep"]
 MAY_IMPORT["demo"] = {"report", "capture"} | MAY_IMPORT["report"]
 MAY_IMPORT["cli"] = {"demo"} | MAY_IMPORT["demo"]
 FOUNDATION = {"errors", "result", "quantity", "__version__"}

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "capture start": ("capture_start", "begin recording in a running server"),
     "capture stop": ("capture_stop", "end the recording in a running server"),
     "capture status": ("capture_status", "whether a running server records, and how much"),
+    "live": ("live", "watch a server or a trace that is being written: load, hot experts, hits"),
     "import": ("import_files", "recordings of other programs to a trace"),
     "export": ("export", "a trace to what other programs read"),
     "slice": ("slice", "part of a trace, by request, label, phase, step or layer"),
