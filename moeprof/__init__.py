@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from moeprof.cache import judge_cache, lru_curve, replay_cache
     from moeprof.cache.prefetch import replay_prefetch
-    from moeprof.capture import capture_transformers, record
+    from moeprof.capture import capture_llamacpp, capture_transformers, record
     from moeprof.capture.control import capture_status, start_capture, stop_capture
     from moeprof.demo import run_demo
     from moeprof.errors import MoeprofError
@@ -117,6 +117,7 @@ _HOMES = {
     "analyze_load": "analysis",
     "analyze_locality": "analysis",
     "analyze_specialization": "analysis",
+    "capture_llamacpp": "capture",
     "capture_status": "capture.control",
     "capture_transformers": "capture",
     "describe_hardware": "hardware",
@@ -206,6 +207,7 @@ __all__ = [
     "analyze_locality",
     "analyze_specialization",
     "calibrate_laws",
+    "capture_llamacpp",
     "capture_status",
     "capture_transformers",
     "compare_models",

@@ -36,7 +36,8 @@ MAY_IMPORT["report"] = {"synth", "sweep", "live"} | MAY_IMPORT["sweep"]
 MAY_IMPORT["demo"] = {"report", "capture"} | MAY_IMPORT["report"]
 MAY_IMPORT["cli"] = {"demo"} | MAY_IMPORT["demo"]
 FOUNDATION = {"errors", "result", "quantity", "__version__"}
-HEAVY = {"torch", "transformers", "vllm", "sglang"}  # in capture and probe, inside functions
+# Engines: in capture and probe, inside functions.
+HEAVY = {"torch", "transformers", "vllm", "sglang", "llama_cpp"}
 # .pt files are read or written there, and torch alone is imported
 TORCH_FILES = {
     PACKAGE / "trace" / "formats" / "torch_files.py",

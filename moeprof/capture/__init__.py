@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moeprof.capture.llamacpp.run import capture_llamacpp
     from moeprof.capture.prompts import Prompt, read_prompts
     from moeprof.capture.recording import Recording
     from moeprof.capture.result import CaptureResult
@@ -20,6 +21,7 @@ __all__ = [
     "CaptureResult",
     "Prompt",
     "Recording",
+    "capture_llamacpp",
     "capture_transformers",
     "read_prompts",
     "record",
@@ -29,6 +31,7 @@ _HOMES = {
     "CaptureResult": "result",
     "Prompt": "prompts",
     "Recording": "recording",
+    "capture_llamacpp": "llamacpp.run",
     "capture_transformers": "transformers.run",
     "read_prompts": "prompts",
     "record": "transformers.record",

@@ -1,0 +1,277 @@
+"""Running prompts through a GGUF model with llama.cpp, and recording it: `capture llamacpp`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.capture.limits import Limits
+from moeprof.capture.llamacpp.engine import Engine, Sampling
+from moeprof.capture.llamacpp.ggml import Ggml
+from moeprof.capture.llamacpp.tap import Tap
+from moeprof.capture.llamacpp.traffic import Decoded, DecodedHandler
+from moeprof.capture.pipeline import MAX_PENDING_BYTES, Pipeline, open_pipeline
+from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.result import CaptureResult, check_numbers, check_output, settle
+from moeprof.capture.sink import BEHIND, FAILED
+from moeprof.errors import InputError
+from moeprof.model.gguf_model import GgufModel, read_gguf_model
+from moeprof.trace import Request, TraceWriter
+
+Progress = Callable[[int, int], None]  # prompts done, prompts in all
+_BLOCK = 256  # llama.cpp rounds a context up to a multiple of it
+
+
+def capture_llamacpp(
+    model_path: str | Path,
+    prompts: str | Path | Sequence[Prompt],
+    output: str | Path,
+    *,
+    max_new_tokens: int = 64,
+    chat: bool = False,
+    sample: bool = False,
+    temperature: float = 0.8,
+    seed: int = 0,
+    context: int | None = None,
+    batch: int = 512,
+    micro_batch: int = 512,
+    gpu_layers: int | None = None,
+    threads: int | None = None,
+    last_layer: str = "all",
+    weights: bool = False,
+    token_ids: bool = False,
+    margins: bool = False,
+    max_bytes: int | None = None,
+    rotate: bool = False,
+    duration_s: float | None = None,
+    sample_requests: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> CaptureResult:
+    """Generate from every prompt with the model in a GGUF file, and record its routing.
+
+    `prompts` is a file (see `read_prompts`) or what it holds, with `chat` put into the model's
+    own chat template; `output` becomes the trace. Prompts run one after the other, `batch` tokens
+    a call and `micro_batch` a graph, and give up to `max_new_tokens` each. Generation is greedy,
+    or with `sample` by llama.cpp's default samplers from `seed` plus the prompt's number.
+    `context` is by default what the longest prompt needs, `gpu_layers` and `threads` are
+    llama.cpp's own choice. llama.cpp computes a prompt's last layer only where logits are asked
+    for: with `last_layer="all"` they are asked for everywhere, so that every layer of every token
+    is recorded; with "output" the last layer of prompt tokens is not recorded, the output head
+    runs once a prompt, and no more is computed than without us. `weights` adds the gate weights
+    as float16, `margins` by how much the last chosen expert beat the first that was not.
+    Limits are as in `record`; once `duration_s` is over no more is generated.
+
+    The tokens are those that llama.cpp would give without us, whatever happens here.
+
+    Raises InputError for prompts, model or output that cannot be used; MissingExtraError without
+    llama-cpp-python; MoeprofError if recording broke off (what was recorded stays).
+    """
+    check_numbers(max_new_tokens=max_new_tokens, batch=batch, micro_batch=micro_batch)
+    check_numbers(threads=1 if threads is None else threads, context=context or 1)
+    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed)
+    if last_layer not in ("all", "output"):
+        raise InputError(f"last_layer is {last_layer!r}, it must be all or output")
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature is {temperature}, it must be at least 0")
+    wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
+    if not wanted:
+        raise InputError("there are no prompts")
+    check_output(Path(output), force=force)
+    gguf = read_gguf_model(model_path)
+    tap = Tap(Ggml(), gguf.model, weights=weights, margins=margins)
+    with closing(Engine(gguf.path, gpu_layers=gpu_layers)) as engine:
+        tokens = _tokenize(engine, wanted, chat=chat)
+        room = _room(tokens, wanted, max_new_tokens, context, engine.positions)
+        engine.open_context(
+            context=room,
+            batch=min(batch, room),
+            micro_batch=min(micro_batch, batch, room),
+            threads=threads,
+            callback=tap.callback,
+        )
+        open_writer = partial(
+            _open_writer,
+            output,
+            gguf,
+            weights=weights,
+            token_ids=token_ids,
+            margins=margins,
+            force=force,
+            limits=limits,
+        )
+        with open_pipeline(
+            open_writer,
+            output,
+            lambda sink, latch: DecodedHandler(sink, latch, token_ids=token_ids),
+            labels=[prompt.label for prompt in wanted],
+            max_pending_bytes=MAX_PENDING_BYTES,
+            limits=limits,
+        ) as pipeline:
+            listener = Listener(pipeline, tap)
+            sampling = Sampling(temperature, seed=seed) if sample else None
+            for number, ids in enumerate(tokens):
+                listener.begin(len(ids))
+                chosen = sampling and replace(sampling, seed=seed + number)
+                new = generate(
+                    engine, ids, max_new_tokens, chosen, listener, every=last_layer == "all"
+                )
+                listener.finish(len(new))
+                if progress is not None:
+                    progress(number + 1, len(tokens))
+                if pipeline.recording.ended:
+                    break
+    return settle(pipeline.recording, gguf.model.name, listener.requests)
+
+
+def generate(
+    engine: Engine,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    listener: Listener | None = None,
+    *,
+    every: bool = True,
+) -> list[int]:
+    """The new tokens of one prompt, run as a sequence of its own.
+
+    `every` asks for logits of all prompt tokens, else of the last. `listener` sees each decode.
+    """
+    engine.start(sampling)
+    for start in range(0, len(prompt), engine.batch):
+        part = prompt[start : start + engine.batch]
+        outputs = np.full(len(part), every)
+        outputs[-1] |= start + len(part) == len(prompt)
+        _decode(engine, part, start, outputs, listener)
+    new: list[int] = []
+    while True:
+        new.append(engine.sample())
+        if len(new) == max_new_tokens or engine.ends(new[-1]):
+            return new
+        position = len(prompt) + len(new) - 1
+        _decode(engine, new[-1:], position, np.ones(1, bool), listener)
+
+
+def _decode(
+    engine: Engine,
+    tokens: Sequence[int],
+    position: int,
+    outputs: NDArray[np.bool_],
+    listener: Listener | None,
+) -> None:
+    if listener is None:
+        engine.decode(tokens, position, outputs)
+        return
+    with listener.decoding(tokens, position, outputs):
+        engine.decode(tokens, position, outputs)
+
+
+@dataclass
+class Listener:
+    """Follows the requests through the engine, and offers what was decoded to the pipeline."""
+
+    pipeline: Pipeline
+    tap: Tap
+    requests: int = 0  # begun
+    _step: int = 0
+    _prompt_tokens: int = 0
+    _arrival_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tap.listen(self.pipeline.latch)
+
+    def begin(self, prompt_tokens: int) -> None:
+        """The next request."""
+        self.requests += 1
+        self._prompt_tokens = prompt_tokens
+        self._arrival_s = time.time() - self.pipeline.clock_base
+        self._tell(None)
+
+    def finish(self, output_tokens: int) -> None:
+        """The request has its last token."""
+        self._tell(output_tokens)
+
+    @contextmanager
+    def decoding(
+        self, tokens: Sequence[int], position: int, outputs: NDArray[np.bool_]
+    ) -> Iterator[None]:
+        """What the body runs is one `llama_decode` of the request's next tokens."""
+        self.tap.begin()
+        yield
+        routed = self.tap.end(len(tokens), outputs)
+        ids = tuple(tokens)
+        decoded = Decoded(self.requests - 1, position, self._prompt_tokens, self._step, ids, routed)
+        self._step += 1 if routed is None else len(routed.forwards)
+        drain = self.pipeline.drain
+        if routed is None or not drain.offer(decoded, decoded.nbytes):
+            reason = FAILED if routed is None else BEHIND
+            drain.offer(replace(decoded, routed=None, drop_reason=reason))
+
+    def _tell(self, output_tokens: int | None) -> None:
+        number = self.requests - 1
+        (label,) = self.pipeline.recording.labels_of(number, 1)
+        self.pipeline.drain.offer(
+            Request(number, label, self._arrival_s, self._prompt_tokens, output_tokens)
+        )
+
+
+def _tokenize(engine: Engine, prompts: Sequence[Prompt], *, chat: bool) -> list[list[int]]:
+    texts = [engine.chat(prompt.text) if chat else prompt.text for prompt in prompts]
+    return [engine.tokenize(text, chat=chat) for text in texts]
+
+
+def _room(
+    tokens: Sequence[list[int]],
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    context: int | None,
+    positions: int,
+) -> int:
+    """Tokens the context must hold. InputError where a prompt is empty or does not fit."""
+    most = context or positions
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        if not ids:
+            raise InputError(f"{prompt.place}: has no tokens in this model's vocabulary")
+        if len(ids) + max_new_tokens > most:
+            raise InputError(
+                f"{prompt.place}: {len(ids)} tokens and {max_new_tokens} new ones exceed "
+                f"{most:,} positions: shorten it, lower max_new_tokens or raise context"
+            )
+    longest = max(len(ids) for ids in tokens) + max_new_tokens
+    return context or min(positions, -(-longest // _BLOCK) * _BLOCK)
+
+
+def _open_writer(
+    path: str | Path,
+    gguf: GgufModel,
+    *,
+    weights: bool,
+    token_ids: bool,
+    margins: bool,
+    force: bool,
+    limits: Limits,
+) -> TraceWriter:
+    from importlib.metadata import version
+
+    return TraceWriter(
+        path,
+        gguf.model,
+        engine="llama.cpp",
+        engine_version=f"llama-cpp-python {version('llama-cpp-python')}",
+        weights=weights,
+        margins=margins,
+        token_ids=token_ids,
+        rank_ordered=True,
+        expert_bytes=gguf.expert_bytes,
+        force=force,
+        max_bytes=limits.max_bytes,
+        rotate=limits.rotate,
+        sampling=limits.sampling,
+    )

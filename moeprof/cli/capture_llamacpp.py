@@ -1,0 +1,101 @@
+"""Run a GGUF model on prompts with llama.cpp and record where its routers send every token.
+
+The prompts file is .jsonl with {"text": ..., "label": ...} a line, or .txt with a prompt a line.
+They run one after the other. Of a model that is split into several files, give the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeprof.capture.llamacpp.run import capture_llamacpp
+from moeprof.capture.result import CaptureResult
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
+from moeprof.cli.capture_transformers import summary
+from moeprof.cli.limits import (
+    DurationFlag,
+    MarginsFlag,
+    MaxSizeFlag,
+    RotateFlag,
+    SampleFlag,
+    parse_bytes,
+    parse_duration,
+)
+from moeprof.cli.progress import Progress
+from moeprof.cli.traces import share_error
+from moeprof.trace import open_trace
+
+
+def run(
+    model_path: Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="The model.")],
+    prompts: Annotated[Path, typer.Option(help="Prompts, .jsonl or .txt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The trace to write.")],
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate a prompt.")] = 64,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put prompts into the model's chat template.")
+    ] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of --sample.")] = 0.8,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of context; what the longest prompt needs.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Tokens a call, as llama.cpp's -b.")] = 512,
+    micro_batch: Annotated[int, typer.Option(help="Tokens a graph, as llama.cpp's -ub.")] = 512,
+    gpu_layers: Annotated[
+        int | None, typer.Option(help="Layers on the GPU, as -ngl; llama.cpp's own choice.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; llama.cpp's choice.")] = None,
+    last_layer: Annotated[
+        str,
+        typer.Option(help="all: prompt tokens in the last layer too; output: not, and no slower."),
+    ] = "all",
+    max_size: MaxSizeFlag = None,
+    rotate: RotateFlag = False,
+    duration: DurationFlag = None,
+    sample_requests: SampleFlag = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample and of --sample-requests.")] = 0,
+    weights: Annotated[bool, typer.Option("--weights", help="Record gate weights.")] = False,
+    token_ids: Annotated[
+        bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
+    ] = False,
+    margins: MarginsFlag = False,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> Answer[CaptureResult]:
+    """Run the command."""
+    max_bytes = parse_bytes(max_size, "--max-size")
+    duration_s = parse_duration(duration, "--duration")
+    with Progress(quiet=quiet).stage(f"record {model_path}") as progress:
+        result = capture_llamacpp(
+            model_path,
+            prompts,
+            output,
+            max_new_tokens=max_new_tokens,
+            chat=chat,
+            sample=sample,
+            temperature=temperature,
+            seed=seed,
+            context=context,
+            batch=batch,
+            micro_batch=micro_batch,
+            gpu_layers=gpu_layers,
+            threads=threads,
+            last_layer=last_layer,
+            weights=weights,
+            token_ids=token_ids,
+            margins=margins,
+            max_bytes=max_bytes,
+            rotate=rotate,
+            duration_s=duration_s,
+            sample_requests=sample_requests,
+            force=force,
+            progress=progress,
+        )
+    if sample_requests is not None:
+        result = replace(result, share_error=share_error(open_trace(result.path)))
+    return Answer(result, summary, json, inputs=[prompts])
