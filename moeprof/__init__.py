@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moeprof.cache.prefetch import replay_prefetch
     from moeprof.capture import capture_llamacpp, capture_transformers, record
     from moeprof.capture.control import capture_status, start_capture, stop_capture
+    from moeprof.capture.vllm.serve import capture_vllm
     from moeprof.demo import run_demo
     from moeprof.errors import MoeprofError
     from moeprof.hardware import describe_hardware, list_hardware, load_hardware
@@ -120,6 +121,7 @@ _HOMES = {
     "capture_llamacpp": "capture",
     "capture_status": "capture.control",
     "capture_transformers": "capture",
+    "capture_vllm": "capture.vllm.serve",
     "describe_hardware": "hardware",
     "describe_model": "model",
     "describe_trace": "trace",
@@ -210,6 +212,7 @@ __all__ = [
     "capture_llamacpp",
     "capture_status",
     "capture_transformers",
+    "capture_vllm",
     "compare_models",
     "describe_hardware",
     "describe_model",
