@@ -3,12 +3,13 @@
 WHAT is the server's http:// address, or the trace's folder. Figures are of a sliding window, by the
 definitions of `analyze load` and `cache`; LRU hits are of decode steps, a cache a layer. On a
 terminal the view is drawn anew at every interval; elsewhere each interval is a line. Ctrl-C ends
-it. A server that asks for a token gets that of MOEPROF_TOKEN.
+it. A server that wants a token gets that of MOEPROF_TOKEN or --token-file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,8 @@ import typer
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.limits import parse_duration
 from moeprof.cli.ranges import parse_numbers
-from moeprof.live import LiveFigures, Source, TraceSource, Watch
+from moeprof.cli.recordings import TokenFileFlag, TokenFlag, read_token
+from moeprof.live import LiveFigures, ServerSource, Source, TraceSource, Watch
 from moeprof.report.text.live import live_line, live_text
 
 _MIN_INTERVAL = 0.1
@@ -49,14 +51,18 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Print the figures once.")] = False,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Also wait for a trace that was not written to for long."),
+        typer.Option(
+            "--follow", help="Wait for a server that is down, or a trace that stands still."
+        ),
     ] = False,
+    token: TokenFlag = None,
+    token_file: TokenFileFlag = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> Answer[LiveFigures]:
     """Run the command."""
     interval_s = max(parse_duration(interval, "--interval") or 1.0, _MIN_INTERVAL)
-    source = _source(what, follow)
+    source = _source(what, follow, read_token(token, token_file, what, quiet=quiet))
     try:
         steps, seconds = _length(window)
         sizes = parse_numbers(slots, "--slots")
@@ -69,7 +75,9 @@ def run(
     return Answer(figures, _text, json, inputs=[trace] if trace else [])
 
 
-def _source(what: str, follow: bool) -> Source:
+def _source(what: str, follow: bool, token: str | None) -> Source:
+    if re.match(r"https?://", what):
+        return ServerSource(what, token=token, follow=follow)
     return TraceSource(Path(what), follow=follow)
 
 

@@ -1,6 +1,7 @@
 """Watching a recording while it is made: figures of a sliding window."""
 
 from moeprof.live.figures import HotExpert, LayerFigures, LiveFigures, SlotHits
+from moeprof.live.server_source import ServerSource
 from moeprof.live.source import Poll, RankStatus, Shape, Source, State, Status, StepRows
 from moeprof.live.trace_source import TraceSource
 from moeprof.live.watch import Watch
@@ -11,6 +12,7 @@ __all__ = [
     "LiveFigures",
     "Poll",
     "RankStatus",
+    "ServerSource",
     "Shape",
     "SlotHits",
     "Source",

@@ -8,16 +8,18 @@ is counted once.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.live.counts import WindowCounts
 from moeprof.live.source import Shape, StepRows
 from moeprof.trace import Phase, TokenRows
 
-MAX_HELD_STEPS = 512  # a rank that lags further is not waited for
+LAG_SECONDS = 1.5  # a rank that brings nothing for longer is not waited for
 
 
 class Rank(NamedTuple):
@@ -40,6 +42,18 @@ def counting_ranks(ranks: Sequence[Rank]) -> list[bool]:
     return [rank.pp == first[rank.dp, rank.tp] for rank in ranks]
 
 
+def dropped_by_reason(dropped: Iterable[tuple[Rank, Mapping[str, int]]]) -> dict[str, int]:
+    """Tokens by reason: of pipeline ranks, which see the same tokens, of the one that lost most."""
+    most: dict[tuple[int, int], Counter[str]] = {}
+    for rank, reasons in dropped:
+        key = (rank.dp, rank.tp)
+        most[key] = most.get(key, Counter()) | Counter(reasons)
+    total: Counter[str] = Counter()
+    for counts in most.values():
+        total += counts
+    return dict(sorted(total.items()))
+
+
 class StepJoin:
     """Holds what ranks bring until steps are whole. `layers` are those of each rank, native."""
 
@@ -53,6 +67,8 @@ class StepJoin:
         self._order = sorted(range(len(ranks)), key=lambda i: ranks[i])
         self._held: list[dict[int, StepRows]] = [{} for _ in ranks]
         self._newest = [-1] * len(ranks)
+        self._marks: deque[tuple[float, int]] = deque()  # the newest step at a moment
+        self._settled = -1  # up to this step nothing more is waited for
 
     def push(self, rank: int, rows: TokenRows) -> None:
         """Rows of rank number `rank`, in order of step."""
@@ -63,14 +79,26 @@ class StepJoin:
             self._held[rank][step] = whole if before is None else _together(step, [before, whole])
             self._newest[rank] = max(self._newest[rank], step)
 
-    def take(self, *, rest: bool = False) -> list[StepRows]:
-        """The steps that every rank is past, in order; with `rest` all that is held."""
+    def take(self, now_s: float, *, rest: bool = False) -> list[StepRows]:
+        """The steps that are whole, in order; with `rest` all that is held.
+
+        A rank that brings nothing is waited for a moment: it may have no traffic at all.
+        """
         held = sorted(set().union(*self._held))
+        self._marks.append((now_s, max(self._newest, default=-1)))
+        while now_s - self._marks[0][0] >= LAG_SECONDS:
+            self._settled = self._marks.popleft()[1]
         if not rest:
-            stop = min(self._newest, default=0)
-            late = held[-MAX_HELD_STEPS] if len(held) > MAX_HELD_STEPS else 0
-            held = [step for step in held if step < max(stop, late)]
+            stop = max(min(self._newest, default=0), self._settled + 1)
+            held = [step for step in held if step < stop]
         return [self._joined(step) for step in held]
+
+    def widened(self, rank: int, counts: WindowCounts) -> WindowCounts:
+        """Counts of a rank over the layers of all."""
+        load = np.zeros((len(self._shape.layers), counts.load.shape[1]), np.int64)
+        load[self._columns[rank]] = counts.load
+        tokens = (counts.tokens, counts.prefill_tokens) if self._counted[rank] else (0, 0)
+        return WindowCounts(load, *tokens)
 
     def _joined(self, step: int) -> StepRows:
         parts = [self._held[i].pop(step) for i in self._order if step in self._held[i]]
@@ -81,7 +109,7 @@ class StepJoin:
         columns, counted = self._columns[rank], None
         if not self._counted[rank]:
             counted = np.zeros(len(rows.phase), bool)
-        if len(columns) == len(self._shape.layers):
+        if np.array_equal(columns, np.arange(len(self._shape.layers))):
             return rows._replace(counted=counted)
         places = (len(rows.phase), len(self._shape.layers))
         experts = np.zeros((*places, rows.experts.shape[2]), rows.experts.dtype)

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.live.counts import WindowCounts
 from moeprof.result import Result
 
 
@@ -84,9 +85,7 @@ class Poll:
 
     status: Status
     steps: list[StepRows] = field(default_factory=list)
-    counts: list[NDArray[np.int64]] = field(
-        default_factory=list
-    )  # [L, E] each, of sources of counts
+    counts: list[WindowCounts] = field(default_factory=list)  # of recordings of counts
     behind: bool = False  # there is more to read at once
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from moeprof.errors import TraceError
+from moeprof.live.counts import WindowCounts, windows_of
 from moeprof.live.stream import GrowingStream
 from moeprof.trace import Phase, TokenRows
 from moeprof.trace.columns import check_ids, from_batch
@@ -25,7 +25,7 @@ class Read:
     """What one poll of a folder brought."""
 
     rows: list[TokenRows]
-    counts: list[NDArray[np.int64]]  # [L, E] of a window each
+    counts: list[WindowCounts]
     behind: bool
 
 
@@ -41,6 +41,7 @@ class FolderTail:
         self.manifest = Manifest.load(folder)
         self.tokens = self.prefill = self.decode = 0
         self.problem = ""
+        self._aggregates = getattr(self.manifest, "aggregate_steps", None) is not None
         self._narrow = self.manifest.model_copy(
             update={"weights": False, "token_ids": False, "margins": False, "next_layer": False}
         )
@@ -59,8 +60,9 @@ class FolderTail:
         rows: list[TokenRows] = []
         left = POLL_BYTES
         for batch, size in self._batches():
-            part = self._part(batch, size)
-            if part is not None:
+            if self._aggregates:
+                counts += self._counted(windows_of(batch, self.manifest))
+            elif (part := self._part(batch, size)) is not None:
                 rows.append(part)
                 left -= size
             if left <= 0:
@@ -85,6 +87,8 @@ class FolderTail:
 
     def _begin(self, start_bytes: int) -> None:
         """Find the segment to begin in, and count what stands before."""
+        if self._aggregates:  # which are small, and whose rows are no tokens
+            return
         later = 0
         numbers = self._numbers()
         for number in reversed(numbers):
@@ -163,35 +167,22 @@ class FolderTail:
     def _segment(self, number: int) -> Path:
         return self.folder / SEGMENTS / f"{number:06d}.arrows"
 
-    def _read_counts(self) -> list[NDArray[np.int64]]:
-        """[L, E] counts of every window that was written since."""
+    def _read_counts(self) -> list[WindowCounts]:
+        """Every window of the file of counts that was written since."""
         if self._counts is None:
             try:
                 self._counts = GrowingStream(self.folder / COUNTS, COUNTS_SCHEMA)
             except FileNotFoundError:
                 return []
-        loads: list[NDArray[np.int64]] = []
-        for batch, _ in self._counts.batches():
-            loads += windows_of(batch, self.manifest)
-        self.tokens += sum(int(load.sum(axis=1).max(initial=0)) for load in loads) // max(
-            self.manifest.top_k, 1
-        )
-        return loads
+        batches = [batch for batch, _ in self._counts.batches()]
+        return self._counted([w for batch in batches for w in windows_of(batch, self.manifest)])
 
-
-def windows_of(batch: pa.RecordBatch, manifest: Manifest) -> list[NDArray[np.int64]]:
-    """[L, E] counts of each window of `batch`, in order; what has no place is passed over."""
-    window, layer, expert, tokens = (column.to_numpy() for column in batch.columns)
-    places = {layer: i for i, layer in enumerate(manifest.layers)}
-    row = np.array([places.get(int(number), -1) for number in layer], np.int64)
-    known = (row >= 0) & (expert >= 0) & (expert < manifest.experts) & (tokens >= 0)
-    loads = []
-    for number in np.unique(window):
-        here = known & (window == number)
-        load = np.zeros((len(places), manifest.experts), np.int64)
-        np.add.at(load, (row[here], expert[here]), tokens[here])
-        loads.append(load)
-    return loads
+    def _counted(self, windows: list[WindowCounts]) -> list[WindowCounts]:
+        for window in windows:
+            self.tokens += window.tokens
+            self.prefill += window.prefill_tokens
+            self.decode += window.tokens - window.prefill_tokens
+        return windows
 
 
 def _size(path: Path) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.errors import InputError
+from moeprof.live.counts import WindowCounts
 from moeprof.live.lru import LruCaches
 from moeprof.live.source import Shape, StepRows
 from moeprof.trace import Phase
@@ -82,11 +83,11 @@ def tally_step(rows: StepRows, shape: Shape, caches: LruCaches, sizes: int) -> T
     return tally
 
 
-def tally_counts(load: NDArray[np.int64], shape: Shape, sizes: int) -> Tally:
+def tally_counts(counts: WindowCounts, shape: Shape, sizes: int) -> Tally:
     """The sums of a window of counts, of which the order of tokens is not known: load alone."""
     tally = Tally.empty(shape, sizes)
-    tally.steps, tally.load = 1, load
-    tally.tokens = int(load.sum(axis=1).max(initial=0)) // shape.top_k
+    tally.steps, tally.load = 1, counts.load
+    tally.tokens, tally.prefill_tokens = counts.tokens, counts.prefill_tokens
     return tally
 
 

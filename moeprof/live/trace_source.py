@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from moeprof.errors import TraceError
-from moeprof.live.join import Rank, StepJoin, counting_ranks
+from moeprof.live.join import Rank, StepJoin, counting_ranks, dropped_by_reason
 from moeprof.live.source import Poll, RankStatus, Shape, State, Status
 from moeprof.live.tail import FolderTail
 from moeprof.trace.schema import MANIFEST
@@ -74,8 +73,12 @@ class TraceSource:
             for rows in read.rows:
                 self._join.push(number, rows)
         idle = not any(read.rows for read in reads.values())
-        steps = self._join.take(rest=ended or idle) if reads else []
-        counts = [load for read in reads.values() for load in read.counts]
+        steps = self._join.take(self._clock(), rest=ended or idle) if reads else []
+        counts = [
+            self._join.widened(number, counts)
+            for number, read in enumerate(reads.values())
+            for counts in read.counts
+        ]
         self._last = self._status(ended)
         return Poll(self._last, steps, counts, behind)
 
@@ -127,7 +130,7 @@ class TraceSource:
             tokens=sum(tail.tokens for tail in counted),
             prefill_tokens=sum(tail.prefill for tail in counted),
             decode_tokens=sum(tail.decode for tail in counted),
-            dropped=_dropped(tails),
+            dropped=dropped_by_reason((r, tail.manifest.dropped) for r, tail in tails.items()),
             sampled_out=sum(tail.manifest.tokens_sampled_out for tail in counted),
             rotated=sum(tail.manifest.rotated_tokens for tail in counted),
             written_bytes=sum(tail.written_bytes() for tail in tails.values()),
@@ -167,18 +170,6 @@ def duration(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _dropped(tails: dict[Rank, FolderTail]) -> dict[str, int]:
-    """By reason: of pipeline ranks, which see the same tokens, the one that dropped most."""
-    most: dict[tuple[int, int], Counter[str]] = {}
-    for rank, tail in tails.items():
-        most.setdefault((rank.dp, rank.tp), Counter())
-        most[rank.dp, rank.tp] |= Counter(tail.manifest.dropped)
-    total: Counter[str] = Counter()
-    for counts in most.values():
-        total += counts
-    return dict(sorted(total.items()))
 
 
 def _rank_status(rank: Rank, tail: FolderTail) -> RankStatus:

@@ -107,8 +107,8 @@ class Watch:
     def _take(self, poll: Poll, shape: Shape, now: float) -> None:
         for rows in poll.steps:
             self._window.add(tally_step(rows, shape, self._caches, len(self._slots)), now)
-        for load in poll.counts:
-            self._window.add(tally_counts(load, shape, len(self._slots)), now)
+        for counts in poll.counts:
+            self._window.add(tally_counts(counts, shape, len(self._slots)), now)
         self._window.expire(now)
 
     def _rates(self, status: Status, now: float) -> Rates:
