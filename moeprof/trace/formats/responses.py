@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeprof.errors import InputError
 from moeprof.trace.formats.block import (
@@ -26,6 +22,7 @@ from moeprof.trace.formats.block import (
     sequence_block,
 )
 from moeprof.trace.formats.reading import open_bytes, reading
+from moeprof.trace.formats.routed import Routed, decoded, sglang_sequences, vllm_sequences
 from moeprof.trace.rows import Request
 
 _NPY = "k05VTVBZ"  # base64 of the magic bytes of .npy
@@ -69,28 +66,6 @@ def documents(path: Path) -> Iterator[Any]:
     yield from whole if isinstance(whole, list) else [whole]
 
 
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return base64.b85decode(text)  # Dynamo before June 2026
-
-
-def array_of(value: Any) -> NDArray[np.integer[Any]]:
-    """[tokens, layers, k] of what an engine put into a response."""
-    array: NDArray[Any]
-    if isinstance(value, str):
-        array = np.load(io.BytesIO(_decoded(value)), allow_pickle=False)
-    elif isinstance(value, dict):
-        array = np.frombuffer(_decoded(value["data"]), np.dtype(str(value["dtype"])))
-        array = array.reshape([int(n) for n in value["shape"]])
-    else:
-        array = np.array(value)
-    if array.ndim != 3 or array.dtype.kind not in "iu":
-        raise ValueError(f"routed_experts is {array.dtype} {array.shape}, not [tokens, layers, k]")
-    return array
-
-
 def native_layers(count: int, options: Options, found: Findings) -> tuple[int, ...]:
     """Native indices of `count` layers, which are all decoder layers or all MoE layers."""
     if options.moe_layers is not None and count == len(options.moe_layers) != options.layers:
@@ -124,70 +99,15 @@ def read_vllm(paths: Sequence[Path], options: Options) -> Import:
 
 def _read_vllm(path: Path, found: Findings, options: Options) -> Iterator[Block]:
     with reading(path, "a vLLM response"):
-        step = request = 0
         found.engine = "vllm"
-        for response in documents(path):
-            found.model = str(response.get("model") or found.model)
-            for number, choice in enumerate(response.get("choices", [response])):
-                block = _choice(response, choice, number, request, step, found, options)
-                if block is None:
-                    found.skip("choice without routed_experts")
-                    continue
-                yield block
-                request, step = request + 1, int(block.step[-1]) + 1 if len(block) else step
+        sequences = _vllm_sequences(path, found)
+        yield from _blocks(sequences, "choice without routed_experts", found, options)
 
 
-def _choice(
-    response: dict[str, Any],
-    choice: dict[str, Any],
-    number: int,
-    request: int,
-    step: int,
-    found: Findings,
-    options: Options,
-) -> Block | None:
-    """One choice: its own rows, and those of the prompt for the first."""
-    value = choice.get("routed_experts")
-    if value is None:
-        return None
-    experts = array_of(value)
-    usage = response.get("usage") or {}
-    prompt = usage.get("prompt_tokens")
-    start = 0
-    if response.get("prompt_routed_experts") is not None:  # vLLM 0.21: two arrays
-        before = array_of(response["prompt_routed_experts"])
-        experts = np.concatenate([before, experts])
-        prompt = len(before)
-    elif prompt is not None and usage.get("completion_tokens") is not None:
-        choices = max(1, len(response.get("choices", [])))
-        start = _start(len(experts), prompt, usage["completion_tokens"], choices, value)
-    if number and prompt is not None:  # its prompt is the first choice's
-        repeated = max(0, prompt - start)
-        found.skip(SECOND_CHOICE, min(repeated, len(experts)))
-        experts, start = experts[repeated:], max(start, prompt)
-    _describe(found, request, prompt, len(experts) + start)
-    layers = native_layers(experts.shape[1], options, found)
-    _note_steps(found)
-    return only_moe(
-        sequence_block(experts, layers, request=request, step=step, prompt=prompt, start=start),
-        options,
-    )
-
-
-def _start(rows: int, prompt: int, completion: int, choices: int, value: Any) -> int:
-    """Leading prompt tokens that the client asked to leave out (`routed_experts_prompt_start`)."""
-    if isinstance(value, dict) and "start" in value:
-        return int(value["start"])
-    return max(0, prompt + completion - 1 - rows) if choices == 1 else 0
-
-
-def _describe(found: Findings, request: int, prompt: int | None, rows: int) -> None:
-    output = None if prompt is None else rows - prompt + 1
-    found.requests.append(Request(request, prompt_tokens=prompt, output_tokens=output))
-
-
-def _note_steps(found: Findings) -> None:
-    found.note("batches are not in the file: steps are those of each request served alone")
+def _vllm_sequences(path: Path, found: Findings) -> Iterator[Routed | None]:
+    for response in documents(path):
+        found.model = str(response.get("model") or found.model)
+        yield from vllm_sequences(response)
 
 
 def read_sglang(paths: Sequence[Path], options: Options) -> Import:
@@ -196,44 +116,50 @@ def read_sglang(paths: Sequence[Path], options: Options) -> Import:
 
 
 def _read_sglang(path: Path, found: Findings, options: Options) -> Iterator[Block]:
-    if options.layers is None or options.top_k is None:
+    layers, top_k = options.layers, options.top_k
+    if layers is None or top_k is None:
         raise InputError(f"{path}: SGLang sends no shape; give --model")
     with reading(path, "an SGLang response"):
-        step = 0
         found.engine = "sglang"
-        for request, response in enumerate(documents(path)):
-            meta = response.get("meta_info") or response.get("sgl_ext") or {}
-            text = meta.get("routed_experts") or _of_choice(response)
-            usage = response.get("usage") or meta
-            experts = _shaped(_decoded(text), options)
-            prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-            start = 0
-            if prompt is not None and output is not None:
-                start = max(0, prompt + output - 1 - len(experts))
-            _describe(found, request, prompt, len(experts) + start)
-            _note_steps(found)
-            block = sequence_block(
-                experts, range(options.layers), request=request, step=step,
-                prompt=prompt, start=start,
-            )  # fmt: skip
-            step = int(block.step[-1]) + 1 if len(block) else step
-            yield only_moe(block, options)
+        each = (sglang_sequences(response, layers, top_k) for response in documents(path))
+        sequences = (routed for response in each for routed in response)
+        yield from _blocks(sequences, "response without routed_experts", found, options)
 
 
-def _of_choice(response: dict[str, Any]) -> str:
-    text: str = response["choices"][0]["sgl_ext"]["routed_experts"]
-    return text
-
-
-def _shaped(data: bytes, options: Options) -> NDArray[np.int32]:
-    assert options.layers is not None and options.top_k is not None
-    width = options.layers * options.top_k
-    if len(data) % (4 * width):
-        raise InputError(
-            f"{len(data)} bytes are no whole rows of {options.layers} layers x top-{options.top_k}"
-            " int32: is --model the model that was served?"
+def _blocks(
+    sequences: Iterable[Routed | None], without: str, found: Findings, options: Options
+) -> Iterator[Block]:
+    """Each sequence as a request that was served alone; `without` is why there is none."""
+    step = request = 0
+    for routed in sequences:
+        if routed is None:
+            found.skip(without)
+            continue
+        found.skip(SECOND_CHOICE, routed.repeated)
+        found.note("batches are not in the file: steps are those of each request served alone")
+        found.requests.append(
+            Request(request, prompt_tokens=routed.prompt, output_tokens=routed.output)
         )
-    return np.frombuffer(data, "<i4").reshape(-1, options.layers, options.top_k)
+        block = request_block(routed, request, step, options, found)
+        yield block
+        request, step = request + 1, int(block.step[-1]) + 1 if len(block) else step
+
+
+def request_block(
+    routed: Routed, request: int, step: int, options: Options, found: Findings
+) -> Block:
+    """One sequence as rows of its own, dense layers of the model marked as such."""
+    layers = native_layers(routed.experts.shape[1], options, found)
+    block = sequence_block(
+        routed.experts,
+        layers,
+        request=request,
+        step=step,
+        prompt=routed.prompt,
+        start=routed.start,
+        token_id=routed.token_id,
+    )
+    return only_moe(block, options)
 
 
 def read_nemo(paths: Sequence[Path], options: Options) -> Import:
@@ -250,7 +176,7 @@ def _read_nemo(path: Path, found: Findings, options: Options) -> Iterator[Block]
                 if match is None:
                     raise InputError(f"{path}: {text[:40]!r} is no envelope of this version")
                 shape = [int(match[i]) for i in (2, 3, 4)]
-                experts = np.frombuffer(_decoded(match[5]), match[1]).reshape(shape)
+                experts = np.frombuffer(decoded(match[5]), match[1]).reshape(shape)
                 layers = native_layers(shape[1], options, found)
                 block = sequence_block(experts, layers, request=request, step=step)
                 found.requests.append(Request(request))
