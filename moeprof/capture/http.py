@@ -12,7 +12,7 @@ import ipaddress
 import json
 import math
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -48,12 +48,20 @@ class HttpError(MoeprofError):
         said: str = "",
         unsent: bool = False,
     ) -> None:
+        self._where = where
+        self._remedy = remedy
         self.kind = kind
         self.status = status
         self.said = said
         self.unsent = unsent
         parts = [kind, *([f"the server says: {said}"] if said else []), *([remedy] * bool(remedy))]
         super().__init__(f"{where}: " + "; ".join(parts))
+
+    def without_words(self) -> HttpError:
+        """The same, less what the server said."""
+        return HttpError(
+            self._where, self.kind, self._remedy, status=self.status, unsent=self.unsent
+        )
 
 
 class HttpClient:
@@ -83,6 +91,7 @@ class HttpClient:
         if token is not None:
             headers["authorization"] = f"Bearer {_checked_token(token)}"
         self._running: set[Future[bytes]] = set()
+        self._ended = False
         self._stack = ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal())
         self._client = httpx2.AsyncClient(
@@ -105,7 +114,10 @@ class HttpClient:
         self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None
     ) -> bytes:
         """What the server answers, as it stands. Raises HttpError."""
-        return self.start(method, path, body, timeout_s=timeout_s).result()
+        try:
+            return self.start(method, path, body, timeout_s=timeout_s).result()
+        except CancelledError:
+            raise HttpError(self.url + path, "the call was ended before its answer") from None
 
     def start(
         self,
@@ -129,12 +141,19 @@ class HttpClient:
         future = self._portal.start_task_soon(call)
         self._running.add(future)
         future.add_done_callback(self._running.discard)
+        if self._ended:
+            future.cancel()
         return future
+
+    def cancel(self) -> None:
+        """End what runs and what is begun from now on: whoever waits for it gets an HttpError."""
+        self._ended = True
+        for future in list(self._running):
+            future.cancel()
 
     def close(self) -> None:
         """End what runs, close every connection."""
-        for future in list(self._running):
-            future.cancel()
+        self.cancel()
         self._stack.close()
 
     def __enter__(self) -> Self:

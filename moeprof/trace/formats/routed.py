@@ -67,7 +67,7 @@ def _vllm_choice(
         before = array_of(response["prompt_routed_experts"])
         experts = np.concatenate([before, experts])
         start, prompt = 0, len(before)
-    elif start is None and isinstance(value, dict) and "start" in value:  # Dynamo
+    elif isinstance(value, dict) and "start" in value:  # Dynamo
         start = _tokens(value, "start")
     if choices > 1:
         completion = None  # the usage adds the choices up
@@ -186,6 +186,8 @@ def _start(rows: int, prompt: int | None, completion: int | None, asked: int | N
     routed = None
     if prompt is not None and completion is not None:
         routed = prompt + max(completion, 1) - 1
+    if asked and rows == routed:  # the server knows no start, and left nothing out
+        return 0
     if routed is not None and rows + (asked or 0) > routed:
         raise ValueError(
             f"routed_experts has {rows:,} rows from {asked or 0:,} on, of {routed:,} routed tokens"
