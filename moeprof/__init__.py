@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moeprof.cache.prefetch import replay_prefetch
     from moeprof.capture import capture_llamacpp, capture_transformers, record
     from moeprof.capture.control import capture_status, start_capture, stop_capture
+    from moeprof.capture.server import capture_server
     from moeprof.capture.vllm.serve import capture_vllm
     from moeprof.demo import run_demo
     from moeprof.errors import MoeprofError
@@ -120,6 +121,7 @@ _HOMES = {
     "analyze_specialization": "analysis",
     "capture_llamacpp": "capture",
     "capture_status": "capture.control",
+    "capture_server": "capture.server",
     "capture_transformers": "capture",
     "capture_vllm": "capture.vllm.serve",
     "describe_hardware": "hardware",
@@ -210,6 +212,7 @@ __all__ = [
     "analyze_specialization",
     "calibrate_laws",
     "capture_llamacpp",
+    "capture_server",
     "capture_status",
     "capture_transformers",
     "capture_vllm",

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "capture run": ("capture_run", "run your own script and record the models in it"),
     "capture llamacpp": ("capture_llamacpp", "run a GGUF model in llama.cpp and record it"),
     "capture vllm": ("capture_vllm", "start your own vLLM server and record it"),
+    "capture server": ("capture_server", "prompts to a running server, its own routing recorded"),
     "capture start": ("capture_start", "begin recording in a running server"),
     "capture stop": ("capture_stop", "end the recording in a running server"),
     "capture status": ("capture_status", "whether a running server records, and how much"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from moeprof.capture.http import HttpClient
 from moeprof.capture.limits import Limits
 from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.result import check_numbers, check_output
 from moeprof.capture.server.asker import RETRY_S, Asker
 from moeprof.capture.server.asking import Asking, Engine
 from moeprof.capture.server.job import Job, Progress
@@ -17,7 +18,6 @@ from moeprof.capture.server.sglang import Sglang
 from moeprof.capture.server.vllm import Vllm
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
-from moeprof.trace.folder import refuse_existing
 
 ENGINES: dict[str, Engine] = {"vllm": Vllm(), "sglang": Sglang()}
 MOST_CONCURRENT = 1024
@@ -67,7 +67,7 @@ def capture_server(
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     if not wanted:
         raise InputError("there are no prompts")
-    refuse_existing(Path(output), force)
+    check_output(Path(output), force=force)
     with HttpClient(
         url,
         token=token,
@@ -89,9 +89,8 @@ def _engine(name: str) -> Engine:
 
 
 def _check_numbers(concurrency: int, retries: int, max_answer_bytes: int) -> None:
-    if not 1 <= concurrency <= MOST_CONCURRENT:
-        raise InputError(f"concurrency is {concurrency}, it must lie in 1 to {MOST_CONCURRENT}")
+    check_numbers(concurrency=concurrency, max_answer_bytes=max_answer_bytes)
+    if concurrency > MOST_CONCURRENT:
+        raise InputError(f"concurrency is {concurrency}, it must be at most {MOST_CONCURRENT}")
     if not 0 <= retries <= len(RETRY_S):
         raise InputError(f"retries is {retries}, it must lie in 0 to {len(RETRY_S)}")
-    if max_answer_bytes < 1:
-        raise InputError(f"max_answer_bytes is {max_answer_bytes}, it must be at least 1")

@@ -27,7 +27,7 @@ from moeprof.trace.writer import SIZE_LIMIT
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
 _HOPELESS_STATUS = (401, 403, 404, 405)
 _FAILURES_IN_A_ROW = 10
-UNANSWERED = "unanswered when the recording ended"
+UNRECORDED = "not recorded before the end"
 
 
 class _Rows:
@@ -59,7 +59,7 @@ class Job:
         self._pipeline: Pipeline | None = None
         self._found = Findings()
         self._failed: Counter[str] = Counter()
-        self._in_a_row = 0
+        self._in_a_row = self._answered = 0
         self._problem: str | None = None
         self._hopeless = False
         self._requests = self._steps = self._unasked = self._repeated = 0
@@ -85,21 +85,21 @@ class Job:
             finally:  # also where the user interrupts: what has come is kept
                 for number, outcome in self._answers_left(window):
                     self._take(number, outcome, stack)
-        if window.untaken:
-            self._failed[UNANSWERED] += window.untaken
+        rest = count - self._answered - self._failed.total()
+        self._failed += Counter({UNRECORDED: rest})  # never asked, or ended
         return self._result()
 
     def _answers_left(self, window: Window[Any]) -> Iterator[tuple[int, Any]]:
-        """Answers that came while an older one was waited for; calls that were ended count."""
+        """Answers that came while an older one was waited for."""
         for number, outcome in window.finished():
-            if isinstance(outcome, MoeprofError):
-                self._failed[UNANSWERED] += 1
-            else:
+            if not isinstance(outcome, MoeprofError) and not self._is_closed():
                 yield number, outcome
 
     def _is_over(self) -> bool:
-        if self._hopeless or self._in_a_row >= _FAILURES_IN_A_ROW:
-            return True
+        return self._hopeless or self._in_a_row >= _FAILURES_IN_A_ROW or self._is_closed()
+
+    def _is_closed(self) -> bool:
+        """Whether the trace takes no more: its time is over, it is full or it failed."""
         if self._pipeline is None:
             return False
         recording = self._pipeline.recording
@@ -112,6 +112,7 @@ class Job:
             return
         answers, found = outcome
         self._in_a_row = 0
+        self._answered += 1
         if self._pipeline is None:
             self._pipeline = stack.enter_context(self._open())
         self._found.skipped += found.skipped
@@ -122,8 +123,7 @@ class Job:
         kind = error.kind if isinstance(error, HttpError | AnswerError) else type(error).__name__
         self._failed[kind] += 1
         self._in_a_row += 1
-        self._hopeless |= isinstance(error, AnswerError) and error.hopeless
-        self._hopeless |= isinstance(error, HttpError) and error.status in _HOPELESS_STATUS
+        self._hopeless = not self._requests and _is_hopeless(error)  # one that worked shows hope
         if self._problem is None:
             place = self._asker.prompts[number].place
             self._problem = str(error) if self._hopeless else f"{place}: {error}"
@@ -208,6 +208,13 @@ class Job:
                 "count as if each request had computed them"
             )
         return notes
+
+
+def _is_hopeless(error: MoeprofError) -> bool:
+    """Whether every other prompt would fail alike."""
+    if isinstance(error, HttpError):
+        return error.status in _HOPELESS_STATUS
+    return isinstance(error, AnswerError) and error.hopeless
 
 
 def _offer(pipeline: Pipeline, item: Any, nbytes: int) -> None:

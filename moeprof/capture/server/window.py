@@ -58,11 +58,6 @@ class Window(Generic[T]):
             if future.done() and not future.cancelled() and future.exception() is None:
                 yield number, future.result()
 
-    @property
-    def untaken(self) -> int:
-        """How many calls were neither taken nor ended."""
-        return self._count - self._next + len(self._waiting)
-
     def __enter__(self) -> Self:
         return self
 
