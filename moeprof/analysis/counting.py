@@ -21,7 +21,8 @@ class ExpertCounts:
     """What every load of a trace derives from: its assignments by phase, label and time.
 
     Group i is the tokens of phase `phases[i]` and label `labels[i]`, '' where they have none;
-    every group has tokens. A recording of counts has no groups and no windows.
+    every group has tokens. A recording of counts has no labels and no windows, and phases only if
+    it kept them.
     """
 
     total: NDArray[np.int64]  # [layers, experts]
@@ -48,8 +49,7 @@ def count_experts(trace: Trace, windows: int) -> ExpertCounts:
     if windows < 1:
         raise InputError(f"windows = {windows}: at least 1 is needed")
     if trace.counts_only:
-        load = expert_load(trace)
-        return ExpertCounts(load, [], [], load[None][:0], load[None][:0], 0)
+        return _of_counts(trace)
     if not trace.tokens:
         raise InputError(f"{trace}: holds no tokens")
     phases, labels, group = _token_groups(trace)
@@ -58,6 +58,15 @@ def count_experts(trace: Trace, windows: int) -> ExpertCounts:
     window = (np.arange(trace.tokens) // window_tokens).astype(np.int32)
     by_window = count_assignments(trace, window, int(window[-1]) + 1)
     return ExpertCounts(by_group.sum(axis=0), phases, labels, by_group, by_window, window_tokens)
+
+
+def _of_counts(trace: Trace) -> ExpertCounts:
+    """What a recording of counts tells: the load, and that of phases where it kept them."""
+    total = expert_load(trace)
+    loads = {PHASE_NAMES[phase]: load for phase, load in trace.counts_by_phase.items()}
+    names = [name for name in loads if name]
+    by_group = np.stack([loads[name] for name in names]) if names else total[None][:0]
+    return ExpertCounts(total, names, [""] * len(names), by_group, total[None][:0], 0)
 
 
 def count_assignments(trace: Trace, group: NDArray[np.int32], groups: int) -> NDArray[np.int64]:
@@ -105,8 +114,8 @@ def refuse_foreign_ids(trace: Trace, layer: int, ids: int) -> None:
 def expert_load(trace: Trace) -> NDArray[np.int64]:
     """[layers, experts] assignments of the whole trace."""
     if trace.counts_only:
-        load: NDArray[np.int64] = trace.counts.sum(axis=0)
-        return load
+        none = np.zeros((len(trace.layers), trace.experts_per_layer), np.int64)
+        return np.asarray(sum(trace.counts_by_phase.values(), start=none))
     whole: NDArray[np.int64] = count_assignments(trace, np.zeros(trace.tokens, np.int32), 1)[0]
     return whole
 

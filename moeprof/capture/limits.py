@@ -1,4 +1,4 @@
-"""How much of the traffic a recording takes: up to a size, for a time, a part of the requests."""
+"""How much of the traffic a recording takes: up to a size, for a time, of whom, how closely."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Limits:
     duration_s: float | None = None  # from the start of the recording
     sample_requests: float | None = None  # probability with which a request is kept
     seed: int = 0
+    aggregate_steps: int | None = None  # count tokens per so many steps, and keep nothing else
 
     def __post_init__(self) -> None:
         if self.rotate and self.max_bytes is None:
@@ -32,6 +33,8 @@ class Limits:
             raise InputError(
                 f"sample_requests is {self.sample_requests}, it must lie above 0 and be at most 1"
             )
+        if self.aggregate_steps is not None and not 1 <= self.aggregate_steps < 2**63:
+            raise InputError(f"aggregate_steps is {self.aggregate_steps}, it must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}, it must lie between 0 and 2^63")
 

@@ -136,11 +136,9 @@ class TraceSink:
 
         What a failure lost was dropped.
         """
-        phase = open_trace(self._writer.path).phase
+        found = open_trace(self._writer.path).tokens_by_phase
         before = self.counts.recorded
-        self.counts.by_phase = Counter(
-            {p: int(np.count_nonzero(phase == p)) for p in (Phase.PREFILL, Phase.DECODE)}
-        )
+        self.counts.by_phase = Counter({p: found.get(p, 0) for p in (Phase.PREFILL, Phase.DECODE)})
         lost = before - self.counts.recorded - self.counts.rotated
         if lost:
             self.counts.dropped[FAILED] += lost

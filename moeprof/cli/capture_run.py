@@ -21,6 +21,7 @@ import typer
 from moeprof.capture.transformers.script.capture import RecordedModel, ScriptResult, capture_script
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.limits import (
+    AggregateFlag,
     DurationFlag,
     MarginsFlag,
     MaxSizeFlag,
@@ -49,6 +50,7 @@ def run(
     rotate: RotateFlag = False,
     duration: DurationFlag = None,
     sample_requests: SampleFlag = None,
+    aggregate: AggregateFlag = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample-requests.")] = 0,
     weights: Annotated[bool, typer.Option("--weights", help="Record gate weights.")] = False,
     token_ids: Annotated[
@@ -80,6 +82,7 @@ def run(
         duration_s=duration_s,
         sample_requests=sample_requests,
         seed=seed,
+        aggregate_steps=aggregate,
     )
     if result.unmerged or (not json and (quiet or not result.traces)):
         return result.exit_code

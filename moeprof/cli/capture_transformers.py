@@ -17,6 +17,7 @@ from moeprof.capture.result import CaptureResult
 from moeprof.capture.transformers.run import capture_transformers
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
 from moeprof.cli.limits import (
+    AggregateFlag,
     DurationFlag,
     MarginsFlag,
     MaxSizeFlag,
@@ -50,6 +51,7 @@ def run(
     rotate: RotateFlag = False,
     duration: DurationFlag = None,
     sample_requests: SampleFlag = None,
+    aggregate: AggregateFlag = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample and of --sample-requests.")] = 0,
     weights: Annotated[bool, typer.Option("--weights", help="Record gate weights.")] = False,
     token_ids: Annotated[
@@ -87,6 +89,7 @@ def run(
             rotate=rotate,
             duration_s=duration_s,
             sample_requests=sample_requests,
+            aggregate_steps=aggregate,
             trust_remote_code=trust_remote_code,
             force=force,
             progress=progress,

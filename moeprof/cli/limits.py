@@ -25,6 +25,14 @@ DurationFlag = Annotated[
 SampleFlag = Annotated[
     float | None, typer.Option(metavar="RATE", help="Record this part of the requests, by chance.")
 ]
+AggregateFlag = Annotated[
+    int | None,
+    typer.Option(
+        "--aggregate",
+        metavar="STEPS",
+        help="Keep counts by expert of every so many steps, 1000 say, and nothing of a token.",
+    ),
+]
 
 MarginsFlag = Annotated[
     bool, typer.Option("--margins", help="Record by how much experts were chosen.")

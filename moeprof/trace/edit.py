@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moeprof.errors import InputError
 from moeprof.result import Result
-from moeprof.trace.counts import write_counts
+from moeprof.trace.counts import copy_counts, write_counts
 from moeprof.trace.folder import drafted
 from moeprof.trace.reader import Trace, open_trace
 from moeprof.trace.rows import Phase, Request, TokenRows
@@ -142,9 +142,15 @@ def _refuse_same(trace: Trace, path: Path) -> None:
 def _rewrite_counts(trace: Trace, path: Path, edit: _Edit, force: bool) -> EditResult:
     if edit.stays is not None:
         raise InputError(f"{trace}: holds counts only; a slice needs tokens")
-    with drafted(path, force) as draft:
-        write_counts(draft, trace.model, trace.counts)
-    return EditResult(str(path), str(trace), 0, 0, 0)
+    if trace.manifest.aggregate_steps is None:
+        with drafted(path, force) as draft:
+            write_counts(draft, trace.model, trace.counts)
+        return EditResult(str(path), str(trace), 0, 0, 0)
+    with drafted(path, force) as draft, _writer(draft, trace, edit) as writer:
+        copy_counts(trace, writer)
+        _put_rest(writer, trace)
+        writer.close(complete=trace.manifest.complete)
+    return EditResult(str(path), str(trace), trace.tokens, 0, 0)
 
 
 def _writer(path: Path, trace: Trace, edit: _Edit) -> TraceWriter:
@@ -167,6 +173,7 @@ def _writer(path: Path, trace: Trace, edit: _Edit) -> TraceWriter:
         clock_base=manifest.clock_base,
         sampling=manifest.sampling.model_dump() if manifest.sampling else None,
         expert_bytes={n: size for n, size in manifest.expert_bytes.items() if n in layers},
+        aggregate_steps=manifest.aggregate_steps,
     )
 
 

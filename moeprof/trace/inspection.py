@@ -43,6 +43,8 @@ class TraceInfo(Result):
     margins: bool = False
     next_layer: bool = False
     request_names: str = "none"  # or hashed, or plain
+    aggregate_steps: int | None = None  # tokens are counted per so many steps
+    windows: int = 0  # of them that have tokens
     rotated_tokens: int = 0  # recorded, then let go to make room
     sampling: dict[str, float] | None = None  # rate and seed, where requests were sampled
     requests_seen: int = 0  # with those that the sampler left out
@@ -53,15 +55,15 @@ class TraceInfo(Result):
 def describe_trace(trace: Trace) -> TraceInfo:
     """Sizes, labels and gaps of `trace`, without reading its expert columns."""
     ordered = not trace.counts_only
-    phase = trace.phase if ordered else np.zeros(0, np.int8)
+    phases = trace.tokens_by_phase
     labels = [request.label for request in trace.requests if request.label is not None]
     manifest = trace.manifest
     return TraceInfo(
         path=str(trace),
         model=trace.model.name,
         tokens=trace.tokens,
-        prefill_tokens=int((phase == Phase.PREFILL).sum()),
-        decode_tokens=int((phase == Phase.DECODE).sum()),
+        prefill_tokens=phases.get(Phase.PREFILL, 0),
+        decode_tokens=phases.get(Phase.DECODE, 0),
         steps=len(np.unique(trace.step)) if ordered else 0,
         layers=len(trace.layers),
         experts=trace.experts_per_layer,
@@ -80,12 +82,20 @@ def describe_trace(trace: Trace) -> TraceInfo:
         margins=manifest.margins,
         next_layer=manifest.next_layer,
         request_names=manifest.request_names.value,
+        aggregate_steps=manifest.aggregate_steps,
+        windows=_windows(trace),
         rotated_tokens=manifest.rotated_tokens,
         sampling=manifest.sampling.model_dump() if manifest.sampling else None,
         requests_seen=len(trace.requests) + manifest.requests_sampled_out,
         tokens_sampled_out=manifest.tokens_sampled_out,
         problems=list(trace.problems),
     )
+
+
+def _windows(trace: Trace) -> int:
+    if trace.manifest.aggregate_steps is None:
+        return 0
+    return len(np.unique(trace.count_rows["window"].to_numpy()))
 
 
 def _stored_bytes(path: Path | None) -> int:
@@ -116,7 +126,9 @@ def validate_trace(path: str | Path) -> TraceInfo:
             *_step_problems(trace),
             *_position_problems(trace),
         ]
-    if info.complete and info.tokens != trace.manifest.tokens:
+    else:
+        problems += _count_problems(trace)
+    if info.complete and not info.counts_only and info.tokens != trace.manifest.tokens:
         problems.append(
             f"manifest.json: {trace.manifest.tokens:,} tokens were written, "
             f"{info.tokens:,} can be read"
@@ -124,6 +136,22 @@ def validate_trace(path: str | Path) -> TraceInfo:
     if not info.complete:
         problems.append("manifest.json: the recording was cut off before its writer closed it")
     return TraceInfo(**{**vars(info), "problems": problems})
+
+
+def _count_problems(trace: Trace) -> Iterator[str]:
+    """What in counts of tokens cannot be."""
+    if trace.manifest.aggregate_steps is None:
+        return  # by another program, which may count otherwise
+    for load in trace.counts_by_phase.values():
+        odd = load.sum(axis=1) % trace.top_k
+        if odd.any():
+            layer = trace.layers[int(odd.argmax())]
+            yield f"layer {layer}: its counts are no multiple of top-{trace.top_k}"
+    if trace.tokens > trace.manifest.tokens and trace.manifest.complete:
+        yield (
+            f"manifest.json: {trace.manifest.tokens:,} tokens were counted, the counts are of "
+            f"{trace.tokens:,}"
+        )
 
 
 def _damaged_files(folder: Path, manifest: Manifest, known: Sequence[str]) -> Iterator[str]:

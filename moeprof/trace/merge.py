@@ -11,6 +11,7 @@ import numpy as np
 
 from moeprof.errors import InputError, TraceError
 from moeprof.result import Result
+from moeprof.trace.counts import copy_counts
 from moeprof.trace.folder import drafted
 from moeprof.trace.reader import Trace, open_trace
 from moeprof.trace.rows import TokenRows
@@ -81,7 +82,8 @@ def _problems(trace: Trace) -> list[str]:
 class _End(NamedTuple):
     """Where the source before ended in the merged trace."""
 
-    step: int | None  # the last; None before the first source, which keeps its steps
+    # the last; of counts the window after the last; None before the first source, which keeps its
+    step: int | None
     requests: int  # how many numbers are taken
 
 
@@ -118,6 +120,7 @@ def _identity(trace: Trace) -> dict[str, Any]:
         "its bytes of experts": manifest.expert_bytes,
         "its sampling rate": manifest.sampling.rate if manifest.sampling else None,
         "'holds counts only'": trace.counts_only,
+        "its steps a window": manifest.aggregate_steps,
     }
 
 
@@ -143,6 +146,7 @@ def _writer(path: Path, traces: Sequence[Trace]) -> TraceWriter:
         clock_base=min(manifest.clock_base for manifest in manifests),
         sampling=first.sampling.model_dump() if first.sampling else None,
         expert_bytes=first.expert_bytes,
+        aggregate_steps=first.aggregate_steps,
     )
 
 
@@ -152,6 +156,8 @@ def _distinct(names: Iterable[str]) -> str:
 
 def _append(writer: TraceWriter, trace: Trace, end: _End) -> _End:
     """Write rows, requests and counts of `trace` behind `end`; where it ends itself."""
+    if trace.manifest.aggregate_steps is not None:
+        return _append_windows(writer, trace, end)
     step, shift, highest = end.step, 0, -1
     for number, rows in enumerate(trace.rows()):
         if number == 0 and end.step is not None:
@@ -167,6 +173,15 @@ def _append(writer: TraceWriter, trace: Trace, end: _End) -> _End:
     _add_counts(writer, trace)
     highest = max(highest, max((request.index for request in trace.requests), default=-1))
     return _End(step, end.requests + highest + 1)
+
+
+def _append_windows(writer: TraceWriter, trace: Trace, end: _End) -> _End:
+    """Write the counts of `trace` behind those there are, its windows numbered on."""
+    windows = trace.count_rows["window"].to_numpy()
+    shift = 0 if end.step is None or not len(windows) else end.step - int(windows.min())
+    step = copy_counts(trace, writer, shift)
+    _add_counts(writer, trace)
+    return _End(max(step, end.step or 0), 0)
 
 
 def _shifted(trace: Trace, rows: TokenRows, step: int, request: int, highest: int) -> TokenRows:

@@ -21,9 +21,16 @@ from moeprof.trace.columns import (
     to_batch,
     validity,
 )
-from moeprof.trace.counts import dense_counts, read_counts
+from moeprof.trace.counts import (
+    counted_tokens,
+    counts_by_phase,
+    dense_counts,
+    placed_counts,
+    read_counts,
+)
 from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
+    AGGREGATE_SCHEMA,
     REQUESTS,
     SEGMENTS,
     TELEMETRY,
@@ -77,9 +84,11 @@ class Trace:
         self.problems = tuple(problems)
         self.foreign: Path | None = None  # the file of another program that this was made of
         self.notes: tuple[str, ...] = ()  # what making it left out or assumed
-        self.tokens = sum(batch.num_rows for batch in batches)
         self._batches = [batch for batch in batches if batch.num_rows]
         self._count_rows = counts
+        self.tokens = sum(batch.num_rows for batch in batches)
+        if manifest.aggregate_steps is not None:
+            self.tokens = sum(self.tokens_by_phase.values())
 
     @classmethod
     def in_memory(cls, model: MoEModel, rows: TokenRows, requests: Sequence[Request] = ()) -> Trace:
@@ -242,14 +251,32 @@ class Trace:
     @property
     def counts_only(self) -> bool:
         """True for a recording of counts, which has no token order."""
-        return self._count_rows is not None and not self.tokens
+        return self._count_rows is not None and not self._batches
+
+    @property
+    def count_rows(self) -> pa.Table:
+        """The rows of a recording of counts, as they are stored. TraceError of any other."""
+        if self._count_rows is None:
+            raise TraceError(f"{self}: holds no counts, it holds tokens")
+        return self._count_rows
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """[windows, layers, experts] tokens per expert, of a trace that holds only counts."""
-        if self._count_rows is None:
-            raise TraceError(f"{self}: holds no counts, it holds tokens")
-        return dense_counts(self._count_rows, self.manifest)
+        return dense_counts(self.count_rows, self.manifest)
+
+    @cached_property
+    def counts_by_phase(self) -> dict[Phase, NDArray[np.int64]]:
+        """[layers, experts] tokens per expert of each phase, of a trace that holds only counts."""
+        return counts_by_phase(self.count_rows, self.manifest)
+
+    @cached_property
+    def tokens_by_phase(self) -> dict[Phase, int]:
+        """Tokens of each phase; of a trace of counts as far as they follow from those."""
+        if self.counts_only:
+            loads = self.counts_by_phase.items()
+            return {phase: counted_tokens(load, self.manifest) for phase, load in loads}
+        return {phase: int(np.count_nonzero(self.phase == phase)) for phase in Phase}
 
     def __str__(self) -> str:
         return str(self.foreign or self.path or "in-memory trace")
@@ -343,7 +370,12 @@ def open_folder(folder: Path) -> Trace:
     columns = request_schema(manifest.request_names)
     requests, request_problems = _read_rows(folder, REQUESTS, manifest, columns)
     telemetry, telemetry_problems = _read_rows(folder, TELEMETRY, manifest, TELEMETRY_SCHEMA)
-    counts, count_problems = read_counts(folder, manifest)
+    if manifest.aggregate_steps is None:
+        counts, count_problems = read_counts(folder, manifest)
+    else:
+        table = pa.Table.from_batches(batches, AGGREGATE_SCHEMA)
+        counts, count_problems = placed_counts(SEGMENTS, table, manifest)
+        batches = []
     return Trace(
         manifest,
         batches,

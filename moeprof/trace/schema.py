@@ -68,6 +68,9 @@ COUNTS_SCHEMA = pa.schema(
     ]
 )
 
+# Segments of a recording of counts: with phases, so that prefill and decode can be told apart.
+AGGREGATE_SCHEMA = COUNTS_SCHEMA.append(pa.field("phase", pa.int8()))
+
 
 def segment_file(number: int) -> str:
     """Path of segment `number` below the trace's folder."""
@@ -217,6 +220,7 @@ class Manifest(BaseModel):
     dropped: dict[str, NonNegativeInt] = {}  # tokens seen and not recorded, by reason
     rotated_tokens: NonNegativeInt = 0  # recorded, then let go to make room
     first_segment: NonNegativeInt = 0  # segments of lower numbers were let go
+    aggregate_steps: PositiveInt | None = None  # segments count tokens per so many steps
     expert_bytes: dict[NonNegativeInt, PositiveInt] = {}  # of one expert by layer, as it ran
     sampling: Sampling | None = None  # None: every request was to be recorded
     requests_sampled_out: NonNegativeInt = 0
@@ -233,6 +237,8 @@ class Manifest(BaseModel):
     @property
     def segment_schema(self) -> pa.Schema:
         """The Arrow schema that every segment of this trace has."""
+        if self.aggregate_steps is not None:
+            return AGGREGATE_SCHEMA
         return segment_schema(
             self.layers,
             self.experts,

@@ -58,7 +58,7 @@ class EndedSegment(NamedTuple):
     """A segment that takes no more rows."""
 
     number: int
-    rows: int
+    tokens: int  # that its rows are of
     bytes: int  # before it is compacted
     sealing: Future[StoredFile]
 
@@ -73,6 +73,7 @@ class Segments:
         self._max_bytes = max_bytes
         self._number = 0  # of the next segment
         self._open: StreamWriter | None = None
+        self._open_tokens = 0
         self._ended: deque[EndedSegment] = deque()  # from the oldest that is kept
 
     def __bool__(self) -> bool:
@@ -84,11 +85,12 @@ class Segments:
         unsealed = [ended.bytes for ended in self._ended if not ended.sealing.done()]
         return max([*unsealed, self._open.bytes if self._open else 0])
 
-    def append(self, batch: pa.RecordBatch) -> None:
-        """Write one batch; it is in the file when this returns."""
+    def append(self, batch: pa.RecordBatch, tokens: int) -> None:
+        """Write one batch of `tokens` tokens; it is in the file when this returns."""
         try:
             segment = self._open = self._open or self._start()
             segment.append(batch)
+            self._open_tokens += tokens
         except BaseException:
             self.end()  # a whole prefix
             raise
@@ -107,7 +109,8 @@ class Segments:
         if self._open is not None:
             segment, self._open = self._open, None
             sealing = self._sealer.submit(segment)
-            ended = EndedSegment(self._number - 1, segment.rows, segment.bytes, sealing)
+            ended = EndedSegment(self._number - 1, self._open_tokens, segment.bytes, sealing)
+            self._open_tokens = 0
             self._ended.append(ended)
 
     def let_go_oldest(self) -> EndedSegment:

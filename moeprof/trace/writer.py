@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from moeprof.errors import TraceError
 from moeprof.model import MoEModel
-from moeprof.trace.columns import check_ids, concat_rows, to_batch
+from moeprof.trace.columns import check_ids
 from moeprof.trace.folder import make_folder
+from moeprof.trace.held import HeldRows, HeldWindows
 from moeprof.trace.limits import SizeLimit
 from moeprof.trace.rows import Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
@@ -52,8 +54,10 @@ class TraceWriter:
     all later ones are counted as dropped, and the trace closes complete. With `rotate` as well,
     the oldest segments are let go to make room and counted in `rotated_tokens`. `sampling` (rate
     and seed) says that only a random part of the requests is written; `leave_out` counts the rest.
-    `request_names` says what the names of its requests are: hashed, plain, or that it keeps none.
-    `expert_bytes`, by native layer, is what one expert took where the model ran.
+    `aggregate_steps` makes it a recording of counts: of every window of so many steps the tokens
+    by phase, layer and expert, and nothing of a single token or request. `request_names` says what
+    the names of its requests are: hashed, plain, or that it keeps none. `expert_bytes`, by native
+    layer, is what one expert took where the model ran.
 
     Raises InputError if `path` exists and `force` is false, or on rows of another shape, with ids
     that are no experts or steps that decrease; TraceWriteError where the disk refuses. After that
@@ -82,6 +86,7 @@ class TraceWriter:
         rotate: bool = False,
         sampling: Mapping[str, float] | None = None,
         expert_bytes: Mapping[int, int] | None = None,
+        aggregate_steps: int | None = None,
         compression: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -100,15 +105,16 @@ class TraceWriter:
             token_ids=token_ids,
             margins=margins,
             next_layer=next_layer,
-            request_names=RequestNames.parse(request_names),
+            request_names=RequestNames.parse(request_names if aggregate_steps is None else "none"),
             sampling=sampling,
             expert_bytes=dict(expert_bytes or {}),
+            aggregate_steps=aggregate_steps,
         )
+        _refuse_columns_of_tokens(self.manifest)
         if rotate and max_bytes is None:
             raise TraceError("rotate=True needs max_bytes, the size to stay below")
         self._clock = clock
-        self._pending: list[TokenRows] = []
-        self._pending_rows = 0
+        self._held = (HeldRows if aggregate_steps is None else HeldWindows)(self.manifest)
         self._dirty_since: float | None = None
         self._last_step: int | None = None
         self._dropped: Counter[str] = Counter()
@@ -148,24 +154,37 @@ class TraceWriter:
         self._check(rows)
         if not len(rows):
             return True
-        if not self._make_room(len(rows)):
+        if not self._make_room(rows):
             self._lose(len(rows), SIZE_LIMIT)
             self.tick()
             return False
         self._last_step = int(rows.step[-1])
-        self._pending.append(rows)
-        self._pending_rows += len(rows)
+        self._held.add(rows)
         self.manifest.tokens += len(rows)
+        self._flush_in_time()
+        return True
+
+    def write_counts(self, batch: pa.RecordBatch, tokens: int) -> None:
+        """Append counts of whole windows, of `tokens` tokens, to a trace that aggregates."""
+        self._refuse_closed()
+        if not isinstance(self._held, HeldWindows):
+            raise TraceError(f"{self.path}: takes tokens, not counts: open it with aggregate_steps")
+        self._held.put(batch, tokens)
+        self.manifest.tokens += tokens
+        self._flush_in_time()
+
+    def _flush_in_time(self) -> None:
         self._touch()
-        if self._is_batch(self._pending_rows):
+        if self._is_batch(self._held.rows):
             self.flush()
         else:
             self.tick()
-        return True
 
     def put_request(self, request: Request) -> None:
         """Record or replace what is known of a request. TraceError on values that cannot be."""
         self._refuse_closed()
+        if self.manifest.aggregate_steps is not None:
+            return  # who asks for counts alone wants nothing of a single request
         if request.name is not None and self.manifest.request_names is RequestNames.NONE:
             raise TraceError("this trace keeps no names of requests: open it with request_names")
         self._requests.put(asdict(request), request.index)
@@ -227,8 +246,9 @@ class TraceWriter:
         if self._closed:
             return
         self._closed = True
+        errors = _attempt(self._held.finish)
         ends = (self._segments.end, self._end_sides, self._sealer.shutdown)
-        errors = _attempt(self.flush, *ends, self._note_sealed)
+        errors += _attempt(self.flush, *ends, self._note_sealed)
         self.manifest.complete = complete and not errors
         errors += _attempt(self._save_manifest)
         _raise_first(self.path, errors)
@@ -280,17 +300,17 @@ class TraceWriter:
         large = limit is not None and limit.batch_bytes(rows) >= limit.segment_bytes
         return large or rows >= COMPACT_ROWS
 
-    def _make_room(self, rows: int) -> bool:
-        """Whether `rows` more may be held; the oldest segments go if that is what it takes."""
+    def _make_room(self, rows: TokenRows) -> bool:
+        """Whether `rows` may be held, too; the oldest segments go if that is what it takes."""
         limit = self._limit
         if limit is None or self.full:
             return not self.full
-        while not limit.fits(self._pending_rows + rows, self._segments.rewritten_bytes):
+        while not limit.fits(self._held.most(rows), self._segments.rewritten_bytes):
             self._full = not self._rotate
-            if self._full or not limit.ever_fits(rows):
+            if self._full or not limit.ever_fits(self._held.most(rows) - self._held.rows):
                 return False
             if errors := _attempt(self._let_go_oldest):
-                self._lose(rows, WRITE_FAILED)
+                self._lose(len(rows), WRITE_FAILED)
                 _raise_first(self.path, errors)
         return True
 
@@ -304,8 +324,8 @@ class TraceWriter:
         oldest, manifest = self._segments.let_go_oldest(), self.manifest
         manifest.first_segment = oldest.number + 1
         manifest.files = [s for s in manifest.files if s.file != segment_file(oldest.number)]
-        manifest.tokens -= oldest.rows
-        manifest.rotated_tokens += oldest.rows
+        manifest.tokens -= oldest.tokens
+        manifest.rotated_tokens += oldest.tokens
         self._save_manifest()
         self._segments.remove_up_to(oldest.number)
 
@@ -315,13 +335,13 @@ class TraceWriter:
             self._dirty_since = self._clock()
 
     def _flush_tokens(self) -> None:
-        if self._pending:
-            rows, self._pending, self._pending_rows = concat_rows(self._pending), [], 0
+        if self._held.rows:
+            tokens, make_batch = self._held.take()
             try:
-                self._segments.append(to_batch(rows, self.manifest))
+                self._segments.append(make_batch(), tokens)
             except Exception:
-                self.manifest.tokens -= len(rows)
-                self._lose(len(rows), WRITE_FAILED)
+                self.manifest.tokens -= tokens
+                self._lose(tokens, WRITE_FAILED)
                 raise
 
     def _end_sides(self) -> None:
@@ -352,6 +372,14 @@ class TraceWriter:
         self.manifest.save(self.path)
         self._saved_at = self._clock()
         self._stale = False
+
+
+def _refuse_columns_of_tokens(manifest: Manifest) -> None:
+    """TraceError if a trace that only counts is asked for what belongs to single tokens."""
+    names = ("weights", "token_ids", "margins", "next_layer")
+    asked = [name for name in names if getattr(manifest, name)]
+    if asked and manifest.aggregate_steps is not None:
+        raise TraceError(f"aggregate_steps keeps counts alone: leave out {', '.join(asked)}")
 
 
 def _refuse_negative(*counts: int) -> None:

@@ -56,6 +56,7 @@ def record(
     duration_s: float | None = None,
     sample_requests: float | None = None,
     seed: int = 0,
+    aggregate_steps: int | None = None,
     max_pending_bytes: int = MAX_PENDING_BYTES,
 ) -> Iterator[Recording]:
     """Record what the routers of `model` decide in every forward pass until the context ends.
@@ -68,6 +69,8 @@ def record(
     with `rotate`, takes the place of the oldest. After `duration_s` seconds the trace is closed,
     and what the model does then is not counted. `sample_requests` is the probability with which
     a request is recorded, chosen by `seed`; the rest is counted as left out, not as dropped.
+    `aggregate_steps` keeps counts alone: of every window of so many steps the tokens by phase,
+    layer and expert, nothing of a single token or request.
     `max_pending_bytes` bounds what waits in host memory for the disk: beyond it whole steps are
     dropped and counted, the model never waits.
 
@@ -81,7 +84,7 @@ def record(
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     _check_model(model, max_pending_bytes)
     check_labels(labels)
-    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed)
+    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed, aggregate_steps)
     described = describe_config(model.config)
     sites = find_router_sites(model, described.moe_layers, described.experts)
     if missing := sorted(set(described.moe_layers) - set(sites)):
@@ -198,6 +201,7 @@ def _open_writer(
         max_bytes=limits.max_bytes,
         rotate=limits.rotate,
         sampling=limits.sampling,
+        aggregate_steps=limits.aggregate_steps,
     )
 
 

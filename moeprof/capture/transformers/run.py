@@ -50,6 +50,7 @@ def capture_transformers(
     rotate: bool = False,
     duration_s: float | None = None,
     sample_requests: float | None = None,
+    aggregate_steps: int | None = None,
     trust_remote_code: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -70,7 +71,7 @@ def capture_transformers(
     """
     check_numbers(batch_size=batch_size, max_new_tokens=max_new_tokens)
     check_numbers(threads=1 if threads is None else threads)
-    Limits(max_bytes, rotate, duration_s, sample_requests, seed)
+    Limits(max_bytes, rotate, duration_s, sample_requests, seed, aggregate_steps)
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
@@ -95,6 +96,7 @@ def capture_transformers(
             duration_s=duration_s,
             sample_requests=sample_requests,
             seed=seed,
+            aggregate_steps=aggregate_steps,
         ) as recording,
     ):
         settings = {"max_new_tokens": max_new_tokens, "do_sample": sample}

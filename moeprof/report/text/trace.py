@@ -10,12 +10,11 @@ from moeprof.trace import TraceInfo
 
 def trace_info_text(info: TraceInfo) -> str:
     """Contents of a trace, then what is wrong with it."""
-    phases = f"{info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode"
     values = {
         "trace": info.path,
         "model": info.model,
         "engine": info.engine or "not stated",
-        "tokens": "counts only" if info.counts_only else f"{info.tokens:,} ({phases})",
+        "tokens": _tokens(info),
         "dropped": _dropped(info),
         **_left_behind(info),
         "steps": f"{info.steps:,}",
@@ -31,6 +30,16 @@ def trace_info_text(info: TraceInfo) -> str:
     head = f"{counted(len(info.problems), 'problem')}:"
     problems = [wrapped(problem, "    ", "  - ") for problem in info.problems]
     return "\n".join([pairs(values), "", head, *problems])
+
+
+def _tokens(info: TraceInfo) -> str:
+    if info.counts_only and info.aggregate_steps is None:
+        return "counts only"
+    tokens = f"{info.tokens:,} ({info.prefill_tokens:,} prefill, {info.decode_tokens:,} decode)"
+    if info.aggregate_steps is None:
+        return tokens
+    windows = counted(info.windows, "window")
+    return f"{tokens}, counts only: {windows} of {info.aggregate_steps:,} steps"
 
 
 def _named(info: TraceInfo) -> str:

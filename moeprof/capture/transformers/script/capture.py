@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeprof.capture.failure import logger
 from moeprof.capture.limits import Limits
 from moeprof.capture.main_script import ended_by_signals, run_script, signals_held_off
@@ -87,6 +85,7 @@ def capture_script(
     duration_s: float | None = None,
     sample_requests: float | None = None,
     seed: int = 0,
+    aggregate_steps: int | None = None,
 ) -> ScriptResult:
     """Run `script` as `python SCRIPT ARGS` would, and record the MoE models that run in it.
 
@@ -100,7 +99,7 @@ def capture_script(
 
     Raises InputError, before the script starts, if it or `output` cannot be used.
     """
-    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed)
+    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed, aggregate_steps)
     options = Options(weights, token_ids, margins, next_layer, force, limits)
     launch = Launch.from_environment()
     target = Path(output).absolute()  # the script may go elsewhere
@@ -176,6 +175,7 @@ class ScriptModels:
                 duration_s=limits.duration_s,
                 sample_requests=limits.sample_requests,
                 seed=limits.seed,
+                aggregate_steps=limits.aggregate_steps,
             )
             self._recorded.append(self._recordings.enter_context(context))
         except InputError as error:
@@ -223,8 +223,8 @@ def describe_recorded(path: Path) -> RecordedModel:
         requests=len(trace.requests),
         tokens=trace.tokens,
         dropped=sum(trace.dropped.values()),
-        prefill_tokens=int(np.count_nonzero(trace.phase == Phase.PREFILL)),
-        decode_tokens=int(np.count_nonzero(trace.phase == Phase.DECODE)),
+        prefill_tokens=trace.tokens_by_phase.get(Phase.PREFILL, 0),
+        decode_tokens=trace.tokens_by_phase.get(Phase.DECODE, 0),
         sampled_out=manifest.tokens_sampled_out,
         rotated=manifest.rotated_tokens,
     )
