@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 PLUGIN = "moeprof"  # of both entry points
 WORKER_MODULE = "vllm.v1.worker.worker_base"
+MANAGER_MODULE = "vllm.v1.engine.utils"
 
 _following: ExitStack | None = None  # never closed: the plugin stays as long as its process
 
@@ -33,9 +34,16 @@ def register() -> None:
 
     _following = ExitStack()
     when_imported(_following, WORKER_MODULE, _follow_workers)
+    when_imported(_following, MANAGER_MODULE, _let_engines_end)
 
 
 def _follow_workers() -> None:
     from moeprof.capture.vllm.attach import follow_workers
 
     follow_workers()
+
+
+def _let_engines_end() -> None:
+    from moeprof.capture.vllm.ending import let_engines_end
+
+    let_engines_end()
