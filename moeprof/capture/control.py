@@ -33,6 +33,7 @@ class CaptureStatus(Result):
     path: str | None  # of the trace, on the server's disk
     sampled_out: int = 0
     rotated: int = 0
+    closing: bool = False  # what was recorded is still being written
     dropped_by_reason: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)  # why a rank does not record
     ranks: list[dict[str, Any]] = field(default_factory=list)
@@ -135,6 +136,7 @@ class _Status(BaseModel):
     path: str | None = None
     sampled_out: NonNegativeInt = 0
     rotated: NonNegativeInt = 0
+    closing: bool = False
     dropped: dict[str, NonNegativeInt] = {}
     errors: list[str] = []
     ranks: list[dict[str, Any]]

@@ -67,6 +67,7 @@ def status_text(status: CaptureStatus) -> str:
         state = "recording" if status.recording else "nothing was recorded"
         return "\n".join([f"{status.url}: {state}", *_problems(status)])
     state = "recording to" if status.recording else "recorded"
+    state = "still writing" if status.closing else state
     counts = (
         f"{status.url}: {state} {status.path}: {status.tokens:,} tokens "
         f"({status.prefill_tokens:,} prefill, {status.decode_tokens:,} decode), "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,9 @@ ROUTES = {
 }
 MAX_BODY_BYTES = 64 << 10
 MAX_RECENT_BYTES = 4 << 20  # of one rank
-ANSWER_TIMEOUT_S = 60.0  # an engine answers between two steps; a compiling one takes its time
+ANSWER_TIMEOUT_S = 45.0  # an engine answers between two steps; a compiling one takes its time
+CLOSING_TIMEOUT_S = 10.0  # for a trace to be closed; then the answer says that it is closing still
+CLOSING_POLL_S = 0.1
 
 Call = Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]]
 
@@ -84,34 +87,49 @@ class RecordingControl:
             if Path(output).exists() and not options["force"]:
                 return _refusal(409, f"{output} exists on the server; 'force' replaces a trace")
             ranks = await self._ask("start", {**options, "output": output})
-            if any(rank.get("error") for rank in ranks):
-                return await self._roll_back(ranks)
+            refused = [rank for rank in ranks if _refuses(rank)]
+            if refused:
+                return await self._roll_back(ranks, refused)
         return ControlAnswer(200, summarize(ranks))
 
-    async def _roll_back(self, ranks: list[dict[str, Any]]) -> ControlAnswer:
+    async def _roll_back(
+        self, ranks: list[dict[str, Any]], refused: list[dict[str, Any]]
+    ) -> ControlAnswer:
         """Some ranks refused to start: the others are stopped, for half a recording misleads."""
-        refused = [rank for rank in ranks if rank.get("error")]
         reasons = "; ".join(sorted({str(rank["error"]) for rank in refused}))
-        started = [rank for rank in ranks if rank.get("recording")]
-        if not started:
+        started = summarize([rank for rank in ranks if rank.get("recording")])
+        if not started["recording"]:
             return _refusal(500, f"not started: {reasons}")
         who = ", ".join(rank_name(rank) for rank in refused)
-        after = await self._ask("stop")
+        after = await self._stop_all()
         left = ", ".join(rank_name(rank) for rank in after if rank.get("recording"))
-        outcome = f"{left} records on" if left else "the others were stopped again"
+        outcome = (
+            f"{left} records on"
+            if left
+            else f"the others were stopped again, what they began lies at {started['path']}"
+        )
         return _refusal(500, f"not started: {who}: {reasons}; {outcome}", summarize(after))
 
     async def _stop(self, request: ControlRequest) -> ControlAnswer:
         async with self._switching:
             before = summarize(await self._ask("status"))
-            if not before["recording"]:
+            if not before["recording"] and not before["closing"]:
                 return _refusal(409, "nothing is being recorded", before)
-            ranks = await self._ask("stop")
-        left = [rank_name(rank) for rank in ranks if rank.get("recording", True)]
+            ranks = await self._stop_all()
+        left = ", ".join(rank_name(rank) for rank in ranks if rank.get("recording"))
         if left:
             reasons = "; ".join(str(r["error"]) for r in ranks if r.get("error"))
-            return _refusal(500, f"not stopped: {', '.join(left)}: {reasons}", summarize(ranks))
+            return _refusal(500, f"{left} records on: {reasons}", summarize(ranks))
         return ControlAnswer(200, summarize(ranks))
+
+    async def _stop_all(self) -> list[dict[str, Any]]:
+        """Stop every rank, and wait a while for what each has still to write."""
+        ranks = await self._ask("stop")
+        until = time.monotonic() + CLOSING_TIMEOUT_S
+        while summarize(ranks)["closing"] and time.monotonic() < until:
+            await asyncio.sleep(CLOSING_POLL_S)
+            ranks = await self._ask("status")
+        return ranks
 
     async def _status(self, request: ControlRequest) -> ControlAnswer:
         return ControlAnswer(200, summarize(await self._ask("status")))
@@ -158,6 +176,12 @@ def read_options(body: bytes) -> dict[str, Any]:
         raise RefusedError(400, "the body is no JSON document") from None
     except InputError as error:
         raise RefusedError(400, str(error)) from None
+
+
+def _refuses(rank: dict[str, Any]) -> bool:
+    """Whether a rank that is to write has not begun."""
+    wanted = rank.get("writes", True)
+    return bool(wanted and rank.get("error") and not rank.get("recording"))
 
 
 def _check_body(request: ControlRequest) -> None:

@@ -21,12 +21,15 @@ from tests.capture.server.sockets import Request, SocketServer, send, serving
 class FakeRank:
     """One worker: it records or does not. `refuses` is what it says to a start."""
 
-    def __init__(self, dp: int = 0, tp: int = 0, refuses: str = "", writes: bool = True) -> None:
-        self.rank = {"dp": dp, "pp": 0, "tp": tp}
+    def __init__(
+        self, dp: int = 0, tp: int = 0, refuses: str = "", writes: bool = True, pp: int = 0
+    ) -> None:
+        self.rank = {"dp": dp, "pp": pp, "tp": tp}
         self.writes = writes
         self.refuses = refuses
         self.stuck = False  # does not stop
         self.recording = False
+        self.closing = 0  # how often it is asked before all is written
         self.path: str | None = None
         self.tokens = 0
         self.options: dict[str, Any] = {}
@@ -39,6 +42,7 @@ class FakeRank:
             self.recording, self.path, self.tokens = self.writes, options["output"], 0
         if action == "stop":
             self.recording = self.recording and self.stuck
+        self.closing = max(0, self.closing - 1)
         rows = {"rows": "QVJST1cx"} if action == "recent" else {}
         return {**self.status(), **rows}
 
@@ -47,6 +51,7 @@ class FakeRank:
             "rank": self.rank,
             "writes": self.writes,
             "recording": self.recording,
+            "closing": not self.recording and self.closing > 0,
             "path": self.path,
             "tokens": self.tokens,
             "prefill_tokens": self.tokens // 3,

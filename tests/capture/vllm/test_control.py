@@ -76,6 +76,29 @@ def test_counts_are_summed_over_ranks_that_write(tmp_path: Path) -> None:
     assert summary["path"] == "/ranks/T" and summary["dropped"] == {"queue full": 6}
 
 
+def test_pipeline_stages_see_the_same_tokens() -> None:
+    ranks = [FakeRank(dp=dp, pp=pp) for dp in range(2) for pp in range(3)]
+    for tokens, rank in zip([30, 27, 30, 12, 12, 12], ranks, strict=True):
+        rank.tokens = tokens
+    summary = summarize([rank.status() for rank in ranks])
+    assert summary["tokens"] == 30 + 12 and summary["dropped"] == {"queue full": 2 + 2}
+
+
+def test_a_stop_waits_until_all_is_written(output: dict[str, Any]) -> None:
+    ranks = FakeRanks(FakeRank(), FakeRank(dp=1))
+    server = control(ranks)
+    ask(server, "start", output)
+    ranks.ranks[1].closing = 4
+    stopped = ask(server, "stop")
+    assert stopped.status == 200 and not stopped.body["closing"]
+    assert ranks.asked[-2:] == ["status", "status"]
+
+
+def test_a_rank_that_does_not_write_may_fail(output: dict[str, Any]) -> None:
+    ranks = FakeRanks(FakeRank(), FakeRank(tp=1, writes=False, refuses="of no matter"))
+    assert ask(control(ranks), "start", output).status == 200
+
+
 def test_start_while_recording_is_a_conflict(output: dict[str, Any]) -> None:
     ranks = FakeRanks()
     server = control(ranks)
@@ -120,7 +143,7 @@ def test_a_start_that_one_rank_refuses_is_taken_back(output: dict[str, Any]) -> 
     ranks = FakeRanks(FakeRank(), FakeRank(dp=1, refuses="no space left on device"))
     answer = ask(control(ranks), "start", output)
     assert answer.status == 500 and answer.body["recording"] is False
-    for words in ("dp01-pp00-tp00", "no space left", "others were stopped"):
+    for words in ("dp01-pp00-tp00", "no space left", "others were stopped", output["output"]):
         assert words in answer.body["error"]
     assert not ranks.ranks[0].recording and ranks.asked == ["status", "start", "stop"]
 
