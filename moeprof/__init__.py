@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moeprof.capture.server import capture_server
     from moeprof.capture.vllm.serve import capture_vllm
     from moeprof.demo import run_demo
+    from moeprof.doctor import run_doctor
     from moeprof.errors import MoeprofError
     from moeprof.hardware import describe_hardware, list_hardware, load_hardware
     from moeprof.hardware.probe import probe_hardware
@@ -171,6 +172,7 @@ _HOMES = {
     "replay_cache": "cache",
     "replay_prefetch": "cache.prefetch",
     "run_demo": "demo",
+    "run_doctor": "doctor",
     "sampling_error": "analysis",
     "slice_trace": "trace",
     "solve_placement": "placement",
@@ -261,6 +263,7 @@ __all__ = [
     "replay_cache",
     "replay_prefetch",
     "run_demo",
+    "run_doctor",
     "sampling_error",
     "shipped_laws",
     "slice_trace",

@@ -34,7 +34,8 @@ MAY_IMPORT["live"] = {"capture", "cache"} | MAY_IMPORT["cache"]
 MAY_IMPORT["sweep"] = {"projection"} | MAY_IMPORT["projection"]
 MAY_IMPORT["report"] = {"synth", "sweep", "live"} | MAY_IMPORT["sweep"]
 MAY_IMPORT["demo"] = {"report", "capture"} | MAY_IMPORT["report"]
-MAY_IMPORT["cli"] = {"demo"} | MAY_IMPORT["demo"]
+MAY_IMPORT["doctor"] = {"capture", "trace", "model"}
+MAY_IMPORT["cli"] = {"doctor", "demo"} | MAY_IMPORT["demo"]
 FOUNDATION = {"errors", "result", "quantity", "__version__"}
 # Engines: in capture and probe, inside functions.
 HEAVY = {"torch", "transformers", "vllm", "sglang", "llama_cpp"}

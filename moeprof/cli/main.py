@@ -62,6 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve-sim": ("serve_sim", "requests one by one: TTFT and TPOT as distributions, goodput"),
     "sweep": ("sweep", "a grid of deployments, in parallel, and its Pareto front"),
     "report": ("report", "one self-contained HTML page, and figures as PNG"),
+    "doctor": ("doctor", "what works here, and what would stop a recording"),
     "hardware list": ("hardware_list", "the hardware profiles that come with moeprof"),
     "hardware show": ("hardware_show", "every figure of a machine or device with its source"),
     "hardware probe": ("hardware_probe", "measure this machine into a profile"),
