@@ -12,16 +12,21 @@ import contextlib
 import re
 import sys
 import time
+from collections.abc import Iterator
+from json import dumps as to_json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, warn
 from moeprof.cli.limits import parse_duration
 from moeprof.cli.ranges import parse_numbers
 from moeprof.cli.recordings import TokenFileFlag, TokenFlag, read_token
+from moeprof.errors import InputError
 from moeprof.live import LiveFigures, ServerSource, Source, TraceSource, Watch
+from moeprof.live.dashboard import Dashboard, grafana_dashboard
+from moeprof.live.metrics import serve_metrics
 from moeprof.report.text.live import live_line, live_text
 
 _MIN_INTERVAL = 0.1
@@ -36,7 +41,7 @@ _STYLES = {
 
 
 def run(
-    what: Annotated[str, typer.Argument(metavar="URL|T", help="A server or a trace.")],
+    what: Annotated[str | None, typer.Argument(metavar="URL|T", help="Server or trace.")] = None,
     slots: Annotated[
         str | None,
         typer.Option(
@@ -55,12 +60,23 @@ def run(
             "--follow", help="Wait for a server that is down, or a trace that stands still."
         ),
     ] = False,
+    prometheus: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Export the figures as metrics meanwhile.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where --prometheus listens.")] = "127.0.0.1",
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Print a Grafana dashboard of these metrics.")
+    ] = False,
     token: TokenFlag = None,
     token_file: TokenFileFlag = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
-) -> Answer[LiveFigures]:
+) -> Answer[Any]:
     """Run the command."""
+    if dashboard:
+        return Answer(grafana_dashboard(), _dashboard_text, json)
+    if what is None:
+        raise InputError("live what? Give a server's http:// address, or a trace's folder")
     interval_s = max(parse_duration(interval, "--interval") or 1.0, _MIN_INTERVAL)
     source = _source(what, follow, read_token(token, token_file, what, quiet=quiet))
     try:
@@ -68,7 +84,8 @@ def run(
         sizes = parse_numbers(slots, "--slots")
         watch = Watch(source, slots=sizes, steps=steps, seconds=seconds)
         show = _now if once or json else _lines if not sys.stdout.isatty() else _draw
-        figures = show(watch, interval_s)
+        with _exported(watch, prometheus, host, quiet=quiet):
+            figures = show(watch, interval_s)
     finally:
         source.close()
     trace = Path(what) if (Path(what) / "manifest.json").is_file() else None
@@ -79,6 +96,17 @@ def _source(what: str, follow: bool, token: str | None) -> Source:
     if re.match(r"https?://", what):
         return ServerSource(what, token=token, follow=follow)
     return TraceSource(Path(what), follow=follow)
+
+
+@contextlib.contextmanager
+def _exported(watch: Watch, port: int | None, host: str, *, quiet: bool) -> Iterator[None]:
+    """While open, Prometheus finds the figures at `port`, if one is given."""
+    if port is None:
+        yield
+        return
+    with serve_metrics(lambda: watch.figures, port, host) as port:
+        warn(f"metrics at http://{host}:{port}/metrics", quiet=quiet)
+        yield
 
 
 def _length(window: str) -> tuple[int | None, float | None]:
@@ -122,6 +150,10 @@ def _draw(watch: Watch, interval_s: float) -> LiveFigures:
                 text.highlight_regex(pattern, style)
             view.update(text, refresh=True)
     return watch.figures
+
+
+def _dashboard_text(result: Dashboard) -> str:
+    return to_json(result.dashboard, indent=1)
 
 
 def _text(figures: LiveFigures) -> str:

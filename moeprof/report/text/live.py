@@ -17,9 +17,10 @@ def live_text(figures: LiveFigures, width: int = 80, height: int = 24) -> str:
     """All figures; tables are as long as `height` lines allow."""
     lines = [_title(figures, width), *_about(figures, width), "", *_figures(figures, width)]
     ranks = _ranks(figures, max(2, height // 4))
-    rows = max(3, height - len(lines) - len(ranks) - 4)
-    tables = _tables(figures, width, rows)
-    return "\n".join(line[:width].rstrip() for line in [*lines, *tables, *ranks])
+    rows = height - len(lines) - len(ranks) - 3  # an empty line and two of headings
+    tables = _tables(figures, width, rows) if rows > 0 else []
+    shown = [*lines, *tables, *ranks][:height]
+    return "\n".join(line[:width].rstrip() for line in shown)
 
 
 def live_line(figures: LiveFigures) -> str:
@@ -47,7 +48,7 @@ def _title(figures: LiveFigures, width: int) -> str:
 def _about(figures: LiveFigures, width: int) -> list[str]:
     lines = []
     if figures.layers:
-        name = ", ".join(filter(None, [figures.model, figures.engine]))
+        name = ", ".join(filter(None, [figures.model, figures.engine])) or "a model"
         routed = f"top-{figures.top_k} of {figures.experts}"
         what = f"{counted(figures.layers, 'MoE layer')}, {routed}"
         lines.append(f"{clipped(name, width - len(what) - 2)}: {what}")
