@@ -49,6 +49,9 @@ def run(
         int | None, typer.Option(help="Layers on the GPU, as -ngl; llama.cpp's own choice.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; llama.cpp's choice.")] = None,
+    cache_type: Annotated[
+        str, typer.Option(help="Of keys and values: f16, f32, bf16, q8_0 or q4_0.")
+    ] = "f16",
     last_layer: Annotated[
         str,
         typer.Option(help="all: prompt tokens in the last layer too; output: not, and no slower."),
@@ -85,6 +88,7 @@ def run(
             micro_batch=micro_batch,
             gpu_layers=gpu_layers,
             threads=threads,
+            cache_type=cache_type,
             last_layer=last_layer,
             weights=weights,
             token_ids=token_ids,

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from moeprof.capture.llamacpp.ggml import import_llama_cpp
 from moeprof.errors import InputError, MoeprofError
 
-_ERROR_LEVEL = 3  # GGML_LOG_LEVEL_ERROR
+_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
+CACHE_TYPES = {"f16": 1, "f32": 0, "bf16": 30, "q8_0": 8, "q4_0": 2}  # ggml_type
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,17 @@ class Engine:
         batch: int,
         micro_batch: int,
         threads: int | None = None,
+        cache_type: str = "f16",
         callback: int | None = None,
     ) -> None:
-        """Room for `context` tokens, run `batch` a call and `micro_batch` a graph."""
+        """Room for `context` tokens, run `batch` a call and `micro_batch` a graph.
+
+        `cache_type`, of CACHE_TYPES, is that of keys and values. `callback` is a `cb_eval`.
+        """
         params = self._c.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, batch, micro_batch
         params.n_seq_max = 1
+        params.type_k = params.type_v = CACHE_TYPES[cache_type]
         if threads is not None:
             params.n_threads = params.n_threads_batch = threads
         if callback is not None:
@@ -181,9 +187,11 @@ class _Log:
 
     @property
     def reason(self) -> str:
-        """The first error, as one line."""
-        line = " ".join("".join(self._errors).split("\n")[0].split())
-        return line[:300] or "it does not say why"
+        """What it says of the failure, as one line: the last that calls itself an error."""
+        lines = [" ".join(line.split()) for line in "".join(self._errors).split("\n")]
+        said = [line for line in lines if line]
+        errors = [line for line in said if "error" in line]
+        return (errors or said or ["it does not say why"])[-1][:300]
 
     @contextmanager
     def caught(self) -> Iterator[None]:

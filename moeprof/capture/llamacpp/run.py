@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.capture.limits import Limits
-from moeprof.capture.llamacpp.engine import Engine, Sampling
+from moeprof.capture.llamacpp.engine import CACHE_TYPES, Engine, Sampling
 from moeprof.capture.llamacpp.ggml import Ggml
 from moeprof.capture.llamacpp.tap import Tap
 from moeprof.capture.llamacpp.traffic import Decoded, DecodedHandler
@@ -44,6 +44,7 @@ def capture_llamacpp(
     micro_batch: int = 512,
     gpu_layers: int | None = None,
     threads: int | None = None,
+    cache_type: str = "f16",
     last_layer: str = "all",
     weights: bool = False,
     token_ids: bool = False,
@@ -62,12 +63,15 @@ def capture_llamacpp(
     a call and `micro_batch` a graph, and give up to `max_new_tokens` each. Generation is greedy,
     or with `sample` by llama.cpp's default samplers from `seed` plus the prompt's number.
     `context` is by default what the longest prompt needs, `gpu_layers` and `threads` are
-    llama.cpp's own choice. llama.cpp computes a prompt's last layer only where logits are asked
-    for: with `last_layer="all"` they are asked for everywhere, so that every layer of every token
-    is recorded; with "output" the last layer of prompt tokens is not recorded, the output head
-    runs once a prompt, and no more is computed than without us. `weights` adds the gate weights
-    as float16, `margins` by how much the last chosen expert beat the first that was not.
-    Limits are as in `record`; once `duration_s` is over no more is generated.
+    llama.cpp's own choice, keys and values are cached as `cache_type`.
+
+    llama.cpp computes a prompt's last layer only where logits are asked for. With
+    `last_layer="all"` they are asked for everywhere, so that every layer of every token is
+    recorded; with "output" only at the prompt's end, as without us: the last layer is then not
+    recorded for the other prompt tokens.
+
+    What is recorded beside the ids and the limits are as in `record`; once `duration_s` is over
+    no more is generated.
 
     The tokens are those that llama.cpp would give without us, whatever happens here.
 
@@ -77,8 +81,8 @@ def capture_llamacpp(
     check_numbers(max_new_tokens=max_new_tokens, batch=batch, micro_batch=micro_batch)
     check_numbers(threads=1 if threads is None else threads, context=context or 1)
     limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed)
-    if last_layer not in ("all", "output"):
-        raise InputError(f"last_layer is {last_layer!r}, it must be all or output")
+    _check_choice("last_layer", last_layer, ("all", "output"))
+    _check_choice("cache_type", cache_type, CACHE_TYPES)
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature is {temperature}, it must be at least 0")
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
@@ -95,6 +99,7 @@ def capture_llamacpp(
             batch=min(batch, room),
             micro_batch=min(micro_batch, batch, room),
             threads=threads,
+            cache_type=cache_type,
             callback=tap.callback,
         )
         open_writer = partial(
@@ -120,9 +125,8 @@ def capture_llamacpp(
             for number, ids in enumerate(tokens):
                 listener.begin(len(ids))
                 chosen = sampling and replace(sampling, seed=seed + number)
-                new = generate(
-                    engine, ids, max_new_tokens, chosen, listener, every=last_layer == "all"
-                )
+                every = last_layer == "all"
+                new = generate(engine, ids, max_new_tokens, chosen, listener, every=every)
                 listener.finish(len(new))
                 if progress is not None:
                     progress(number + 1, len(tokens))
@@ -220,6 +224,11 @@ class Listener:
         self.pipeline.drain.offer(
             Request(number, label, self._arrival_s, self._prompt_tokens, output_tokens)
         )
+
+
+def _check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}, it must be one of {', '.join(choices)}")
 
 
 def _tokenize(engine: Engine, prompts: Sequence[Prompt], *, chat: bool) -> list[list[int]]:
