@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from moeprof.capture.http import is_loopback
-from moeprof.capture.server import ServerCapture, capture_server
+from moeprof.capture.server import ServerCapture, capture_recorder, capture_server
 from moeprof.capture.server.asking import Asking
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of, warn
 from moeprof.cli.limits import (
@@ -39,8 +40,10 @@ KEY_VARIABLE = "MOEPROF_API_KEY"
 def run(
     url: Annotated[str, typer.Option(metavar="URL", help="The server, http://HOST:PORT.")],
     engine: Annotated[str, typer.Option(help="vllm or sglang.")],
-    prompts: Annotated[Path, typer.Option(help="Prompts, .jsonl or .txt.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The trace to write.")],
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Prompts, .jsonl or .txt.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="What is served, if it is not found out.")
     ] = None,
@@ -68,6 +71,12 @@ def run(
     keep_cached: Annotated[
         bool, typer.Option("--keep-cached", help="Record tokens of the prefix cache too.")
     ] = False,
+    recorder: Annotated[
+        bool, typer.Option("--recorder", help="SGLang's recorder of all traffic instead.")
+    ] = False,
+    dump_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the recorder's dumps appear here.")
+    ] = None,
     api_key_env: Annotated[
         str, typer.Option(metavar="VARIABLE", help="Environment variable with the API key.")
     ] = KEY_VARIABLE,
@@ -84,32 +93,56 @@ def run(
 ) -> Answer[ServerCapture]:
     """Run the command."""
     asking = Asking(max_new_tokens, temperature, seed, choices, chat, prompt_start, token_ids)
-    max_answer_bytes = parse_bytes(max_answer, "--max-answer")
-    timeout_s = parse_duration(timeout, "--timeout")
-    assert max_answer_bytes is not None and timeout_s is not None
+    options: dict[str, Any] = {
+        "model": model,
+        "asking": asking,
+        "concurrency": concurrency,
+        "timeout_s": parse_duration(timeout, "--timeout"),
+        "token": _api_key(api_key_env, url, quiet=quiet),
+        "duration_s": parse_duration(duration, "--duration"),
+        "force": force,
+    }
+    refused = {
+        "--max-size": max_size,
+        "--rotate": rotate,
+        "--sample-requests": sample_requests,
+        "--prompt-start": prompt_start,
+        "--keep-cached": keep_cached,
+        "--served-model": served_model,
+    }
+    if recorder:
+        _check_recorder(engine, refused)
+    elif prompts is None or dump_dir is not None:
+        raise InputError("give --prompts FILE; only --recorder goes without, and takes --dump-dir")
     started = time.monotonic()
     with Progress(quiet=quiet).stage(f"record {engine} at {url.rpartition('@')[2]}") as progress:
-        result = capture_server(
-            url,
-            prompts,
-            output,
-            engine=engine,
-            model=model,
-            served_model=served_model,
-            asking=asking,
-            concurrency=concurrency,
-            timeout_s=timeout_s,
-            max_answer_bytes=max_answer_bytes,
-            retries=retries,
-            keep_cached=keep_cached,
-            token=_api_key(api_key_env, url, quiet=quiet),
-            max_bytes=parse_bytes(max_size, "--max-size"),
-            rotate=rotate,
-            duration_s=parse_duration(duration, "--duration"),
-            sample_requests=sample_requests,
-            force=force,
-            progress=progress,
-        )
+        if recorder:
+            result = capture_recorder(
+                url,
+                output,
+                prompts=prompts,
+                dump_folder=dump_dir,
+                token_ids=token_ids,
+                progress=progress,
+                **options,
+            )
+        else:
+            assert prompts is not None
+            result = capture_server(
+                url,
+                prompts,
+                output,
+                engine=engine,
+                served_model=served_model,
+                max_answer_bytes=parse_bytes(max_answer, "--max-answer") or 0,
+                retries=retries,
+                keep_cached=keep_cached,
+                max_bytes=parse_bytes(max_size, "--max-size"),
+                rotate=rotate,
+                sample_requests=sample_requests,
+                progress=progress,
+                **options,
+            )
     seconds = time.monotonic() - started
     if sample_requests is not None:
         result = replace(result, share_error=share_error(open_trace(result.path)))
@@ -119,10 +152,19 @@ def run(
         result,
         _text,
         json,
-        inputs=[prompts, *files_of(model)],
+        inputs=[*([prompts] if prompts else []), *files_of(model)],
         exit_code=1 if result.problem is not None else 0,
         timing={"requests_per_s": round(result.requests / seconds, 3)},
     )
+
+
+def _check_recorder(engine: str, refused: Mapping[str, object]) -> None:
+    """InputError on what SGLang's recorder cannot be asked for."""
+    if engine != "sglang":
+        raise InputError(f"--recorder is SGLang's; {engine} has none")
+    given = next((option for option, value in refused.items() if value), None)
+    if given is not None:
+        raise InputError(f"--recorder takes no {given}: it records all traffic until it is stopped")
 
 
 def _api_key(variable: str, url: str, *, quiet: bool) -> str | None:
@@ -137,11 +179,12 @@ def _api_key(variable: str, url: str, *, quiet: bool) -> str | None:
 
 def _text(result: ServerCapture) -> str:
     """What was recorded, what failed, what the user should know, and what to run next."""
+    requests = f"{result.requests:,} of {result.prompts:,} prompts"
     values = {
         "trace": result.path,
         "engine": f"{result.engine} {result.engine_version}".rstrip(),
         "model": result.model,
-        "requests": f"{result.requests:,} of {result.prompts:,} prompts",
+        "requests": requests if result.requests else "not told apart",
         "tokens": f"{result.tokens:,} ({result.prefill_tokens:,} prefill, "
         f"{result.decode_tokens:,} decode), {result.dropped:,} dropped",
     }
