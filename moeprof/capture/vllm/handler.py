@@ -114,9 +114,10 @@ class StepHandler:
         return np.asarray(np.repeat(whole, totals, axis=0) & written)
 
     def _note_positions(self, rows: TokenRows) -> None:
-        """Rows of a request lie together in a step, in order of their positions."""
-        last = np.flatnonzero(np.diff(rows.request, append=-1))
-        for number, position in zip(rows.request[last], rows.position[last], strict=True):
+        """Positions need not rise: what was preempted is computed again."""
+        first = np.flatnonzero(np.diff(rows.request, prepend=-1))
+        highest = np.maximum.reduceat(rows.position, first)
+        for number, position in zip(rows.request[first], highest, strict=True):
             known = self._computed.get(int(number), 0)
             self._computed[int(number)] = max(known, int(position) + 1)
 

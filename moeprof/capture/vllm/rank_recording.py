@@ -62,6 +62,7 @@ class RankRecording:
         self._seen = 0  # requests so far
         self._arriving: frozenset[str] = frozenset()
         self._unsent: Counter[str] = Counter()
+        self._warned: set[str] = set()
         self._closing: threading.Thread | None = None
         self._stack = ExitStack()
         self.pipeline = self._open()
@@ -109,7 +110,7 @@ class RankRecording:
         known = [self._numbers.get(name) or self._start(name, prompt_of) for name in batch.ids]
         self.steps += 1
         if self.failed:
-            self._lose(batch.total, FAILED)
+            self.lose(batch.total, FAILED)
             return
         numbers = np.array(known, np.int32).reshape(-1, 2)
         step = Step(number, numbers[:, 0], numbers[:, 1], batch.tokens, take())
@@ -118,7 +119,7 @@ class RankRecording:
         if not in_order or not self.pipeline.drain.offer(
             step, size, reserve=MAX_PENDING_BYTES // 8
         ):
-            self._lose(batch.total, BEHIND)
+            self.lose(batch.total, BEHIND)
 
     def close(self, wait_s: float | None = None) -> None:
         """End it in a thread of its own: sealing what was written takes a moment.
@@ -129,7 +130,11 @@ class RankRecording:
             self.ended_at = time.monotonic()
             self._send_lost()
             self._closing = threading.Thread(target=self._close, name="moeprof-closing")
-            self._closing.start()
+            try:
+                self._closing.start()
+            except RuntimeError:  # the interpreter ends
+                self._close()
+                return
         self._closing.join(wait_s)
 
     def _open(self) -> Pipeline:
@@ -183,8 +188,10 @@ class RankRecording:
         self.pipeline.drain.offer(Started(known[0], arrival, known[1], told))
         return known
 
-    def _lose(self, tokens: int, reason: str) -> None:
-        if not self._unsent:
+    def lose(self, tokens: int, reason: str) -> None:
+        """Count tokens of which nothing else is kept."""
+        if reason not in self._warned:
+            self._warned.add(reason)
             logger.warning("tokens are not being recorded: %s; they are counted as dropped", reason)
         self._unsent[reason] += tokens
 

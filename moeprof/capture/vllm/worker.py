@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.failure import logger
 from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.sink import FAILED
 from moeprof.capture.vllm.batch import prompt_length, read_batch
 from moeprof.capture.vllm.rank_recording import (
     NOTHING_RECORDED,
@@ -107,6 +107,7 @@ class WorkerRecorder:
             )
         except Exception as error:
             self._trip(error)
+            recording.lose(scheduled.total_num_scheduled_tokens, FAILED)
 
     def close(self) -> None:
         """The server ends: the trace is closed complete."""
@@ -131,7 +132,6 @@ class WorkerRecorder:
                 raise InputError(f"{previous.path} is still being closed: try again in a moment")
         self._broken = None
         self._recording = RankRecording(self._subject, options)
-        atexit.register(self.close)
         logger.info("recording into %s", self._recording.path)
 
     def _stop(self) -> None:
