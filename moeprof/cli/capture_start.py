@@ -13,6 +13,7 @@ import typer
 from moeprof.capture.control import CaptureStatus, start_capture
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.limits import (
+    AggregateFlag,
     DurationFlag,
     MaxSizeFlag,
     RotateFlag,
@@ -21,7 +22,6 @@ from moeprof.cli.limits import (
     parse_duration,
 )
 from moeprof.cli.recordings import (
-    AggregateFlag,
     RequestNamesFlag,
     TokenFileFlag,
     TokenFlag,

@@ -19,6 +19,7 @@ import typer
 from moeprof.capture.vllm.serve import ServedResult, capture_vllm
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.limits import (
+    AggregateFlag,
     DurationFlag,
     MaxSizeFlag,
     RotateFlag,
@@ -28,7 +29,6 @@ from moeprof.cli.limits import (
     parse_duration,
 )
 from moeprof.cli.recordings import (
-    AggregateFlag,
     RequestNamesFlag,
     TokenIdsFlag,
     next_commands,

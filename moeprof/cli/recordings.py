@@ -27,10 +27,6 @@ TokenFileFlag = Annotated[
 TokenIdsFlag = Annotated[
     bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
 ]
-AggregateFlag = Annotated[
-    int | None,
-    typer.Option(metavar="STEPS", help="Record counts alone, one set every so many steps."),
-]
 RequestNamesFlag = Annotated[
     str, typer.Option(metavar="KIND", help="Engine's request ids: hashed, plain or none.")
 ]

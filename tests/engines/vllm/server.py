@@ -129,7 +129,7 @@ def serving(
     model: Path, work: Path, *arguments: str, second_runner: bool = False, **environment: str
 ) -> Iterator[Server]:
     """A server of `model` that answers; what it says goes to a file in `work`."""
-    port = _free_port()
+    port = free_port()
     log = work / f"server-{port}.log"
     path = [str(ROOT)]
     known = {
@@ -160,13 +160,14 @@ def serving(
         )
     server = Server(process, port, log)
     try:
-        _wait_until_up(server)
+        wait_until_up(server)
         yield server
     finally:
         server.stop()
 
 
-def _wait_until_up(server: Server) -> None:
+def wait_until_up(server: Server) -> None:
+    """AssertionError with the end of its log if it does not come up."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
@@ -179,7 +180,8 @@ def _wait_until_up(server: Server) -> None:
     raise AssertionError("the server did not come up:\n" + server.log.read_text()[-4000:])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
