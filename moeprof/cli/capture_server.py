@@ -21,6 +21,7 @@ from moeprof.capture.server import ServerCapture, capture_recorder, capture_serv
 from moeprof.capture.server.asking import Asking
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of, warn
 from moeprof.cli.limits import (
+    AggregateFlag,
     DurationFlag,
     MaxSizeFlag,
     RotateFlag,
@@ -84,6 +85,7 @@ def run(
     rotate: RotateFlag = False,
     duration: DurationFlag = None,
     sample_requests: SampleFlag = None,
+    aggregate: AggregateFlag = None,
     token_ids: Annotated[
         bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
     ] = False,
@@ -106,6 +108,7 @@ def run(
         "--max-size": max_size,
         "--rotate": rotate,
         "--sample-requests": sample_requests,
+        "--aggregate": aggregate,
         "--prompt-start": prompt_start,
         "--keep-cached": keep_cached,
         "--served-model": served_model,
@@ -140,6 +143,7 @@ def run(
                 max_bytes=parse_bytes(max_size, "--max-size"),
                 rotate=rotate,
                 sample_requests=sample_requests,
+                aggregate_steps=aggregate,
                 progress=progress,
                 **options,
             )

@@ -42,6 +42,7 @@ def capture_server(
     rotate: bool = False,
     duration_s: float | None = None,
     sample_requests: float | None = None,
+    aggregate_steps: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ServerCapture:
@@ -60,7 +61,7 @@ def capture_server(
     used, HttpError if the server does not answer at all, MoeprofError if nothing was recorded.
     """
     asking = asking or Asking()
-    limits = Limits(max_bytes, rotate, duration_s, sample_requests, asking.seed)
+    limits = Limits(max_bytes, rotate, duration_s, sample_requests, asking.seed, aggregate_steps)
     chosen = _engine(engine)
     chosen.check(asking)
     _check_numbers(concurrency, retries, max_answer_bytes)

@@ -142,6 +142,7 @@ class Job:
                 max_bytes=limits.max_bytes,
                 rotate=limits.rotate,
                 sampling=limits.sampling,
+                aggregate_steps=limits.aggregate_steps,
             ),
             self._output,
             _Rows,

@@ -180,6 +180,20 @@ def test_limits_are_those_of_every_recording(tmp_path: Path) -> None:
     assert result.sampled_out + result.tokens == sum(len(p.text) + 3 for p in prompts)
 
 
+def test_counts_alone_are_those_of_the_tokens(tmp_path: Path) -> None:
+    tokens, _ = captured(VllmServer(), tmp_path / "tokens")
+    with serving(VllmServer()) as server:
+        result = capture_server(
+            server.url, PROMPTS, tmp_path / "counts", engine="vllm", model=MODEL,
+            asking=Asking(max_new_tokens=4), aggregate_steps=3,
+        )  # fmt: skip
+    counts = open_trace(tmp_path / "counts")
+    assert (result.tokens, result.decode_tokens) == (tokens.tokens, 6)
+    for index, layer in enumerate(tokens.layers):
+        chosen = np.bincount(tokens.experts(layer).reshape(-1), minlength=16)
+        assert (counts.counts[:, index].sum(axis=0) == chosen).all()
+
+
 def test_the_real_fixtures_are_read_as_an_answer(tmp_path: Path) -> None:
     from moeprof.model import MoEModel
     from tests.conftest import small_config
