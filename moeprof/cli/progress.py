@@ -27,15 +27,16 @@ class Progress:
         number = f"[{self._stage}/{self._stages}] " if self._stages > 1 else ""
         started = time.monotonic()
         self._write(f"{number}{title} ...", live=self._live)
-        yield lambda done, of: self._bar(f"{number}{title}", done, of)
+        yield lambda done, of: self._bar(f"{number}{title}", done, of, time.monotonic() - started)
         seconds = time.monotonic() - started
         self._write(f"{number}{title} ... {seconds:.1f} s", live=False)
 
-    def _bar(self, title: str, done: int, of: int) -> None:
+    def _bar(self, title: str, done: int, of: int, seconds: float) -> None:
         if self._live:
             filled = _WIDTH * done // max(of, 1)
             bar = "█" * filled + "░" * (_WIDTH - filled)
-            self._write(f"{title} {bar} {done}/{of}", live=True)
+            rate = f" {done / seconds:.3g}/s" if seconds > 1 else ""  # a rate of a moment jumps
+            self._write(f"{title} {bar} {done}/{of}{rate}", live=True)
 
     def _write(self, line: str, *, live: bool) -> None:
         """One line; a live one is written over by the next."""

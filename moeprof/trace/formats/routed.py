@@ -94,7 +94,9 @@ def _sglang_sequence(
     response: Mapping[str, Any], layers: int, top_k: int, start: int | None
 ) -> Routed | None:
     meta = response.get("meta_info") or {}
-    text = meta.get("routed_experts") or _sglang_extension(response)
+    text = meta.get("routed_experts")
+    if text is None:  # '' is an answer of no rows
+        text = _sglang_extension(response)
     if text is None:
         return None
     usage = response.get("usage") or meta
@@ -131,7 +133,7 @@ def array_of(value: Any) -> NDArray[np.integer[Any]]:
     if isinstance(value, str):
         array = _npy_array(decoded(value))
     elif isinstance(value, dict):
-        array = _filled(decoded(value["data"]), value["shape"], np.dtype(str(value["dtype"])))
+        array = _wrapped_array(value)
     else:
         array = np.array(value)
     if array.ndim != 3 or array.dtype.kind not in "iu":
@@ -140,13 +142,25 @@ def array_of(value: Any) -> NDArray[np.integer[Any]]:
 
 
 def decoded(text: Any) -> bytes:
-    """The bytes that base64 stands for, or base85."""
+    """The bytes that base64 stands for, or base85 where it is no base64."""
     if not isinstance(text, str):
         raise ValueError(f"routed_experts is {type(text).__name__}, not base64")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        return base64.b85decode(text)  # Dynamo before June 2026
+        return base64.b85decode(text)
+
+
+def _wrapped_array(value: Mapping[str, Any]) -> NDArray[Any]:
+    """Dynamo's `{data, shape, dtype}`: base64, or before June 2026 base85.
+
+    Some texts are both; which was meant shows in the number of bytes.
+    """
+    dtype, text = np.dtype(str(value["dtype"])), value["data"]
+    content = decoded(text)
+    if len(content) != math.prod(int(n) for n in value["shape"]) * dtype.itemsize:
+        content = base64.b85decode(text)
+    return _filled(content, value["shape"], dtype)
 
 
 def _npy_array(data: bytes) -> NDArray[Any]:
