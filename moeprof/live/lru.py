@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_NEVER = np.iinfo(np.int64).max
+_NEVER = np.iinfo(np.int32).max
 
 
 class Looked(NamedTuple):
@@ -29,34 +29,37 @@ class LruCaches:
     """A cache a layer, of each of `slots`; empty at first."""
 
     def __init__(self, layers: int, experts: int, slots: Sequence[int]) -> None:
-        self._slots = np.array(slots, np.int64)
+        self._slots = [min(n, experts) for n in slots]
+        self._places = sorted({experts - n for n in self._slots})  # of the oldest in a cache
         self._layer = np.arange(layers)[:, None]
-        self._places = np.arange(experts)
-        self._used_at = np.full((layers, experts), -1, np.int64)
-        self._rank = np.zeros((layers, experts), np.int64)  # experts used since, where used at all
+        self._used_at = np.full((layers, experts), -1, np.int64)  # all that are used differ
         self._now = 0
 
     def look_up(self, experts: NDArray[np.integer], recorded: NDArray[np.bool_] | None) -> Looked:
         """One step: `experts` [L, T, k] of its rows, where `recorded` [L, T] is True."""
-        size = len(self._places)
+        size = self._used_at.shape[1]
         ids = experts.reshape(len(experts), -1)
         if recorded is not None:
             missing = ~np.repeat(recorded, experts.shape[2], axis=1)
             ids = np.where(missing, size, ids)  # a place of its own, that is then left out
-        first = np.full((len(ids), size + 1), _NEVER)
+        first = np.full((len(ids), size + 1), _NEVER, np.int32)
         # From the back, so that of an expert's places the first stays. A reversed view would not
         # do: NumPy walks one in order of memory.
-        last_to_first = np.arange(ids.shape[1])[::-1].copy()
+        last_to_first = np.arange(ids.shape[1], dtype=np.int32)[::-1].copy()
         first[self._layer, ids[:, last_to_first]] = last_to_first
         first = first[:, :size]
         needed = first != _NEVER
-        warm = needed & (self._used_at >= 0)
-        hits = [np.count_nonzero(warm & (self._rank < slots), axis=1) for slots in self._slots]
-        self._move(needed, first)
-        return Looked(np.count_nonzero(needed, axis=1), np.array(hits).reshape(-1, len(ids)))
+        hits = self._hits(needed)
+        self._used_at = np.where(needed, first.astype(np.int64) + self._now, self._used_at)
+        self._now += ids.shape[1]
+        return Looked(needed.sum(axis=1), hits)
 
-    def _move(self, needed: NDArray[np.bool_], first: NDArray[np.int64]) -> None:
-        self._used_at[needed] = self._now + first[needed]
-        self._now = int(self._used_at.max(initial=0)) + 1
-        order = np.argsort(-self._used_at, axis=1)
-        self._rank[self._layer, order] = self._places
+    def _hits(self, needed: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """[S, L] of the needed experts those that are among the last used, by size."""
+        hits = np.zeros((len(self._slots), len(needed)), np.int64)
+        if self._slots:
+            order = np.partition(self._used_at, self._places, axis=1)
+        for row, slots in zip(hits, self._slots, strict=True):
+            oldest = np.maximum(order[:, -slots], 0)[:, None]
+            row += (needed & (self._used_at >= oldest)).sum(axis=1)
+        return hits

@@ -41,7 +41,7 @@ class FolderTail:
         self.manifest = Manifest.load(folder)
         self.tokens = self.prefill = self.decode = 0
         self.problem = ""
-        self._aggregates = getattr(self.manifest, "aggregate_steps", None) is not None
+        self._aggregates = self.manifest.aggregate_steps is not None
         self._narrow = self.manifest.model_copy(
             update={"weights": False, "token_ids": False, "margins": False, "next_layer": False}
         )
@@ -68,6 +68,13 @@ class FolderTail:
             if left <= 0:
                 break
         return Read(rows, counts, behind=left <= 0)
+
+    def is_replaced(self) -> bool:
+        """Whether another recording now stands where this one was."""
+        try:
+            return Manifest.load(self.folder).clock_base != self.manifest.clock_base
+        except TraceError:  # gone, for the moment at least
+            return False
 
     def last_write_s(self) -> float:
         """Unix time of the last change of any of its files."""

@@ -38,12 +38,12 @@ class TraceSource:
         self._tails: dict[Rank, FolderTail] = {}
         self._shape: Shape | None = None
         self._last = Status(State.WAITING)
-        if not path.is_dir():
+        if not path.is_dir() and not follow:
             raise TraceError(
                 f"{path}: no such trace; live watches a folder that a capture writes, or the "
-                "http:// address of a server with the plugin"
+                "http:// address of a server with the plugin; --follow waits for it"
             )
-        if not (path / RANKS).is_dir() and not (path / MANIFEST).exists():
+        if not rank_folders(path) and not (path / RANKS).is_dir() and not follow:
             raise TraceError(f"{path}: not a trace, it has no {MANIFEST}")
         self._find_ranks()
 
@@ -85,6 +85,8 @@ class TraceSource:
     def _find_ranks(self) -> None:
         """Open the folders that are new. With another rank the layers of all may be others."""
         found = rank_folders(self._path)
+        for rank in [rank for rank, tail in self._tails.items() if tail.is_replaced()]:
+            self._tails.pop(rank).close()
         new = {rank: folder for rank, folder in found.items() if rank not in self._tails}
         if not new:
             return
@@ -115,7 +117,7 @@ class TraceSource:
     def _status(self, ended: bool) -> Status:
         tails = self._tails
         if not tails:
-            return Status(State.WAITING, "no rank has begun to write")
+            return Status(State.WAITING, "nothing has begun to write there")
         counting = dict(zip(tails, counting_ranks(list(tails)), strict=True))
         counted = [tail for rank, tail in tails.items() if counting[rank]]
         manifest = next(iter(tails.values())).manifest
@@ -155,7 +157,7 @@ class TraceSource:
 def rank_folders(path: Path) -> dict[Rank, Path]:
     """The traces below `path` by rank: itself, or those of its ranks that have a manifest."""
     if not (path / RANKS).is_dir():
-        return {Rank(): path}
+        return {Rank(): path} if (path / MANIFEST).exists() else {}
     found = {}
     for folder in sorted((path / RANKS).iterdir()):
         name = re.fullmatch(r"dp(\d+)-pp(\d+)-tp(\d+)", folder.name)

@@ -7,7 +7,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -18,17 +18,21 @@ import pyarrow as pa
 from moeprof import MoEModel
 from moeprof.capture.vllm.endpoint_access import Access, Caller
 from moeprof.capture.vllm.endpoint_control import ControlRequest, RecordingControl
+from moeprof.capture.vllm.recent import RecentRows
 from moeprof.trace import TokenRows
 from moeprof.trace.columns import to_batch
 from moeprof.trace.schema import Manifest
 from tests.live.rows import part
 
 
+def told(layers: list[int], experts: int, top_k: int) -> Manifest:
+    """What rows are of."""
+    return Manifest.make(clock_base=0.0, model={}, layers=layers, experts=experts, top_k=top_k)
+
+
 def encoded(rows: TokenRows, layers: list[int], experts: int) -> str:
     """Rows as a rank sends them."""
-    manifest = Manifest.make(
-        clock_base=0.0, model={}, layers=layers, experts=experts, top_k=rows.experts.shape[2]
-    )
+    manifest = told(layers, experts, rows.experts.shape[2])
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, manifest.segment_schema) as stream:
         stream.write_batch(to_batch(rows, manifest))
@@ -73,16 +77,20 @@ class FakeRank:
             "engine_version": "0.32.0",
         }
         if action == "recent":
-            newest = int(self.rows.step.max(initial=0))
-            first = max(options["after_step"] + 1, newest - self.kept_steps + 1)
-            fresh = part(self.rows, self.rows.step >= first)
-            places = [self.model.moe_layers.index(layer) for layer in layers]
-            own = TokenRows(
-                fresh.step, fresh.request, fresh.position, fresh.phase,
-                np.ascontiguousarray(fresh.experts[:, places]),
-            )  # fmt: skip
-            said["rows"] = encoded(own, layers, self.model.experts)
+            said["rows"] = self._recent(layers, options)
         return said | self.status
+
+    def _recent(self, layers: list[int], options: dict[str, Any]) -> str:
+        """The newest rows, as a worker of vLLM keeps and packs them."""
+        newest = int(self.rows.step.max(initial=0))
+        places = [self.model.moe_layers.index(layer) for layer in layers]
+        kept = RecentRows()
+        for step in range(max(0, newest - self.kept_steps + 1), newest + 1):
+            rows = part(self.rows, self.rows.step == step)
+            if len(rows):
+                kept.add(replace(rows, experts=np.ascontiguousarray(rows.experts[:, places])))
+        manifest = told(layers, self.model.experts, self.model.top_k)
+        return kept.after(options["after_step"], options["max_bytes"], manifest)
 
 
 class FakeServer:

@@ -17,6 +17,7 @@ import moeprof
 from moeprof import MoEModel, Trace
 from moeprof.errors import InputError
 from moeprof.live import LiveFigures, State, Status, TraceSource, Watch
+from moeprof.live.lru import LruCaches
 from moeprof.trace import Phase, TokenRows
 from tests.conftest import small_config
 from tests.live.rows import ScriptedSource, engine_rows, part, steps_of
@@ -173,6 +174,14 @@ def test_another_recording_begins_anew() -> None:
     source.status = replace(source.status, epoch=1)
     assert watch.poll().window_steps == 1
     assert watch.figures.lru[0].hits == 0  # caches are empty again
+
+
+def test_caches_live_longer_than_32_bits_of_accesses() -> None:
+    caches = LruCaches(1, 4, [2])
+    caches._now = (1 << 31) - 3
+    ids = np.array([[[0, 1]]], np.uint8)
+    hits = [int(caches.look_up(ids, None).hits[0, 0]) for _ in range(4)]
+    assert hits == [0, 2, 2, 2]
 
 
 @pytest.mark.parametrize(

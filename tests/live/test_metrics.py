@@ -188,3 +188,9 @@ def check_targets(panel: dict[str, Any]) -> None:
 
 def test_the_committed_dashboard_is_what_the_command_prints() -> None:
     assert json.loads(COMMITTED.read_text()) == grafana_dashboard().dashboard
+
+
+def test_every_metric_is_documented() -> None:
+    page = (COMMITTED.parents[1] / "live.md").read_text()
+    for metric in METRICS:
+        assert f"| `{metric.name}` | {metric.label or ''} | {metric.help[:-1]} |\n" in page

@@ -167,7 +167,9 @@ def test_a_token_is_sent_where_it_is_wanted() -> None:
 
 
 def shape_of_rank(**changes: Any) -> dict[str, Any]:
-    said = FakeRank(MODEL, ROWS).answer("recent", {"after_step": -1}) | changes
+    said = (
+        FakeRank(MODEL, ROWS).answer("recent", {"after_step": -1, "max_bytes": 1 << 20}) | changes
+    )
     return {"recording": True, "ranks": [said]}
 
 
@@ -233,6 +235,8 @@ def test_any_bytes_in_place_of_rows_are_rows_or_one_line() -> None:
 def test_an_answer_that_is_too_large_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moeprof.live.server_source.ANSWER_BYTES", 5000)
     with serving([FakeRank(MODEL, ROWS)]) as server:
+        server.body = json.dumps(shape_of_rank()).encode()
+        assert len(server.body) > 5000
         source = ServerSource(server.url)
         with closing(source), pytest.raises(HttpError, match="larger than 5,000 bytes"):
             source.poll()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeprof import MoEModel, TraceWriter, write_counts
+from moeprof import MoEModel, Trace, TraceWriter, analyze_load, write_counts
 from moeprof.errors import TraceError
 from moeprof.live import State, StepRows, TraceSource, Watch
 from moeprof.live.join import Rank, StepJoin, counting_ranks
@@ -221,7 +221,7 @@ def test_ranks_that_come_later_are_taken_in(tmp_path: Path, model: MoEModel) -> 
     (path / "ranks").mkdir(parents=True)
     with closing(TraceSource(path)) as source:
         first = source.poll().status
-        assert first.state is State.WAITING and "no rank" in first.words
+        assert first.state is State.WAITING and "nothing has begun" in first.words
         write_ranks(path, model, engine_rows(model, [4] * 3))
         poll = source.poll()
         assert poll.status.shape == Shape(tuple(model.moe_layers), model.experts, model.top_k)
@@ -240,6 +240,29 @@ def test_counts_give_load_and_no_more(tmp_path: Path, model: MoEModel) -> None:
     )
     assert figures.lru == [] and figures.distinct_per_step is None
     assert figures.window_steps == 4 and figures.state == "ended"
+
+
+def test_a_recording_of_counts_is_watched_window_by_window(tmp_path: Path, model: MoEModel) -> None:
+    rows = engine_rows(model, [4] * 40)
+    path = tmp_path / "run.moetrace"
+    windows = []
+    with (
+        TraceWriter(path, model, aggregate_steps=5) as writer,
+        closing(TraceSource(path)) as source,
+    ):
+        watch = Watch(source, steps=3)
+        for step in range(40):
+            writer.write(part(rows, rows.step == step))
+            writer.flush()
+            windows.append(watch.poll().window_steps)
+        writer.close()
+        figures = watch.poll()
+    assert windows[4] == 0 and windows[9] == 1 and windows[-1] == 3
+    assert figures.state == "ended" and figures.tokens == 160
+    assert (figures.prefill_tokens, figures.window_tokens) == (int((rows.phase == 0).sum()), 60)
+    load = analyze_load(Trace.in_memory(model, part(rows, rows.step >= 25)))
+    assert [n.imbalance for n in figures.per_layer] == [n.imbalance for n in load.per_layer]
+    assert figures.lru == [] and figures.distinct_per_step is None
 
 
 def test_a_trace_that_nobody_writes_is_shown_once(tmp_path: Path, model: MoEModel) -> None:
@@ -284,6 +307,21 @@ def test_damaged_ids_are_passed_over_and_said(tmp_path: Path, model: MoEModel) -
     with closing(TraceSource(path)) as source:
         poll = source.poll()
     assert poll.steps == [] and "is not one of 2 experts" in poll.status.words
+
+
+def test_a_trace_that_is_recorded_anew_begins_anew(tmp_path: Path, model: MoEModel) -> None:
+    path = tmp_path / "run.moetrace"
+    rows = engine_rows(model, [4] * 9)
+    with closing(TraceSource(path, follow=True)) as source:
+        watch = Watch(source, steps=100)
+        assert watch.poll().state == "waiting"
+        with TraceWriter(path, model, clock_base=1.0) as writer:
+            writer.write(rows)
+        assert watch.poll().window_steps == 9
+        with TraceWriter(path, model, clock_base=2.0, force=True) as writer:
+            writer.write(part(rows, rows.step < 3))
+        figures = watch.poll()
+        assert (figures.window_steps, figures.tokens) == (3, 12)
 
 
 @pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.touch()])
