@@ -2,7 +2,7 @@
 
     python benchmarks/live_cost.py [--rows 64] [--steps 400]
 
-Each part is timed on one core and set beside a server that runs 100 steps a second: a ratio above 1
+CPU time of each part is set beside a server that runs 100 steps a second: a ratio above 1
 keeps up. The server's own share of a poll, packing its newest rows, is beside its time in between.
 """
 
@@ -67,12 +67,12 @@ def show(name: str, steps: int, seconds: float) -> None:
 
 
 def best(run: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds of the fastest of several runs: the machine is shared."""
+    """Seconds of CPU of the fastest of several runs: the machine is shared."""
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         run()
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     return min(times)
 
 

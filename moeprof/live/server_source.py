@@ -35,7 +35,7 @@ class ServerSource:
     """The server at `url`. `token` is sent to it alone.
 
     A server that goes away later is waited for, and the last status stays. At the first poll it
-    must be there, unless `follow`, and have the plugin: HttpError or InputError if not.
+    must be there, unless `follow`, and have the plugin: MoeprofError or InputError if not.
     """
 
     def __init__(
@@ -90,12 +90,11 @@ class ServerSource:
         self._errors += 1
         refused = _refusal(self.name, error)
         if not self._answered and (refused is not None or not self._follow):
-            raise refused or error
+            raise refused or MoeprofError(f"{self.name}: {_reason(error)}")
         now = self._clock()
         since = self._gone_since = self._gone_since or now
         when = time.strftime("%H:%M:%S", time.localtime(since))
-        words = str(refused or error).removeprefix(self.name).lstrip("/:? ")
-        words = f"nothing new since {when}: {words}"[:_MAX_WORDS]
+        words = f"nothing new since {when}: {_reason(refused or error)}"[:_MAX_WORDS]
         self._last = replace(self._last, state=State.GONE, words=words, errors=self._errors)
         return self._last
 
@@ -196,6 +195,12 @@ def _counted(answer: RecentAnswer) -> list[RankAnswer]:
 
 def _recorded(answer: RecentAnswer) -> int:
     return sum(rank.tokens + rank.rotated for rank in _counted(answer))
+
+
+def _reason(error: MoeprofError) -> str:
+    """Without the address that it begins with, which in our question is long."""
+    first, colon, rest = str(error).partition(": ")
+    return rest if colon and "://" in first else str(error)
 
 
 def _refusal(url: str, error: MoeprofError) -> MoeprofError | None:
