@@ -51,8 +51,12 @@ class Answer(Generic[R]):
 
 
 def describe_input(path: Path) -> dict[str, Any]:
-    """Path and SHA-256; of a trace, that of its manifest, which holds its files' checksums."""
+    """Path and SHA-256; of a trace, that of its manifests, which hold its files' checksums."""
     file = path / "manifest.json" if path.is_dir() else path
+    if not file.exists() and (path / "ranks").is_dir():
+        manifests = sorted(path.glob("ranks/*/manifest.json"))
+        joined = hashlib.sha256(b"".join(manifest.read_bytes() for manifest in manifests))
+        return {"path": str(path), "sha256": joined.hexdigest()}
     with file.open("rb") as content:
         return {"path": str(path), "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 

@@ -8,8 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from moeprof.errors import TraceError
-from moeprof.trace.schema import FOLDER_MODE, MANIFEST, SEGMENTS
+from moeprof.trace.schema import FOLDER_MODE, MANIFEST, RANKS, SEGMENTS
 from moeprof.trace.streams import TraceWriteError, first_line
+
+
+def is_trace(path: Path) -> bool:
+    """Whether the folder holds a recording: of one writer, or nothing but those of ranks."""
+    if (path / MANIFEST).is_file():
+        return True
+    if not (path / RANKS).is_dir() or len(list(path.iterdir())) > 1:
+        return False
+    return all((rank / MANIFEST).is_file() for rank in (path / RANKS).iterdir())
 
 
 def refuse_existing(path: Path, force: bool) -> None:
@@ -17,7 +26,7 @@ def refuse_existing(path: Path, force: bool) -> None:
     if path.exists():
         if not force:
             raise TraceError(f"{path} exists, it will not be overwritten without --force")
-        if not (path / MANIFEST).is_file():
+        if not is_trace(path):
             raise TraceError(f"{path} is not a trace, --force replaces only traces")
 
 
@@ -27,7 +36,9 @@ def make_folder(path: Path, force: bool) -> None:
     try:
         if path.exists():
             shutil.rmtree(path)
-        path.mkdir(mode=FOLDER_MODE, parents=True)
+        for parent in reversed([p for p in path.parents if not p.exists()]):
+            parent.mkdir(mode=FOLDER_MODE, exist_ok=True)  # parents=True would let others in
+        path.mkdir(mode=FOLDER_MODE)
         (path / SEGMENTS).mkdir(mode=FOLDER_MODE)
     except OSError as error:
         raise TraceError(f"{path}: cannot be created: {error.strerror}") from None

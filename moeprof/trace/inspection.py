@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.result import Result
-from moeprof.trace.reader import LayerBatch, Trace, open_trace
+from moeprof.trace.reader import LayerBatch, Trace, open_folder, open_trace
 from moeprof.trace.rows import Phase
-from moeprof.trace.schema import Manifest
+from moeprof.trace.schema import RANKS, Manifest
 from moeprof.trace.streams import Checksum
 
 
@@ -45,6 +45,8 @@ class TraceInfo(Result):
     request_names: str = "none"  # or hashed, or plain
     aggregate_steps: int | None = None  # tokens are counted per so many steps
     windows: int = 0  # of them that have tokens
+    ranks: list[str] = field(default_factory=list)  # that it was joined of
+    missing_ranks: list[str] = field(default_factory=list)
     rotated_tokens: int = 0  # recorded, then let go to make room
     sampling: dict[str, float] | None = None  # rate and seed, where requests were sampled
     requests_seen: int = 0  # with those that the sampler left out
@@ -77,13 +79,15 @@ def describe_trace(trace: Trace) -> TraceInfo:
         token_ids=manifest.token_ids,
         complete=manifest.complete,
         counts_only=trace.counts_only,
-        bytes=_stored_bytes(trace.path),
+        bytes=_stored_bytes(trace.foreign if trace.ranks else trace.path),
         unrecorded=trace.unrecorded,
         margins=manifest.margins,
         next_layer=manifest.next_layer,
         request_names=manifest.request_names.value,
         aggregate_steps=manifest.aggregate_steps,
         windows=_windows(trace),
+        ranks=list(trace.ranks),
+        missing_ranks=list(trace.missing_ranks),
         rotated_tokens=manifest.rotated_tokens,
         sampling=manifest.sampling.model_dump() if manifest.sampling else None,
         requests_seen=len(trace.requests) + manifest.requests_sampled_out,
@@ -115,27 +119,45 @@ def validate_trace(path: str | Path) -> TraceInfo:
     trace = open_trace(path)
     info = describe_trace(trace)
     problems = [
+        *(problem for rank in trace.ranks for problem in _rank_problems(Path(path), rank)),
         *_damaged_files(trace.path or Path(path), trace.manifest, info.problems),
         *info.problems,
+        *_invariant_problems(trace),
     ]
     if not trace.counts_only:
-        for layer in trace.layers:
-            problems += _layer_problems(trace, layer)
-        problems += [
-            *_phase_problems(trace),
-            *_step_problems(trace),
-            *_position_problems(trace),
-        ]
-    else:
-        problems += _count_problems(trace)
-    if info.complete and not info.counts_only and info.tokens != trace.manifest.tokens:
-        problems.append(
-            f"manifest.json: {trace.manifest.tokens:,} tokens were written, "
-            f"{info.tokens:,} can be read"
-        )
+        problems += _position_problems(trace)
     if not info.complete:
         problems.append("manifest.json: the recording was cut off before its writer closed it")
     return TraceInfo(**{**vars(info), "problems": problems})
+
+
+def _rank_problems(path: Path, rank: str) -> Iterator[str]:
+    """What is wrong with the trace of one rank, but for what opening it has said.
+
+    Its rows need not be all of a request: another rank may hold the others.
+    """
+    folder = path / RANKS / rank
+    trace = open_folder(folder)
+    for problem in _damaged_files(folder, trace.manifest, trace.problems):
+        yield f"{RANKS}/{rank}: {problem}"
+    for problem in _invariant_problems(trace):
+        yield f"{RANKS}/{rank}: {problem}"
+
+
+def _invariant_problems(trace: Trace) -> Iterator[str]:
+    """What cannot be, of any trace that was written as it should."""
+    manifest = trace.manifest
+    if trace.counts_only:
+        yield from _count_problems(trace)
+        return
+    for layer in trace.layers:
+        yield from _layer_problems(trace, layer)
+    yield from _phase_problems(trace)
+    yield from _step_problems(trace)
+    if manifest.complete and trace.tokens != manifest.tokens:
+        yield (
+            f"manifest.json: {manifest.tokens:,} tokens were written, {trace.tokens:,} can be read"
+        )
 
 
 def _count_problems(trace: Trace) -> Iterator[str]:

@@ -31,6 +31,8 @@ from moeprof.trace.counts import (
 from moeprof.trace.rows import Phase, Request, TelemetrySample, TokenRows
 from moeprof.trace.schema import (
     AGGREGATE_SCHEMA,
+    MANIFEST,
+    RANKS,
     REQUESTS,
     SEGMENTS,
     TELEMETRY,
@@ -83,6 +85,8 @@ class Trace:
         self.telemetry = tuple(telemetry)
         self.problems = tuple(problems)
         self.foreign: Path | None = None  # the file of another program that this was made of
+        self.ranks: tuple[str, ...] = ()  # that this was joined of
+        self.missing_ranks: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()  # what making it left out or assumed
         self._batches = [batch for batch in batches if batch.num_rows]
         self._count_rows = counts
@@ -351,12 +355,18 @@ def _joined(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
 def open_trace(path: str | Path) -> Trace:
     """Open the trace in folder `path`, or convert an importable file in a temporary folder.
 
+    Where several ranks wrote it, what they wrote is joined there.
+
     Raises TraceError if there is neither; damage goes to `problems`, what a conversion skipped to
     `notes`.
     """
     path = Path(path)
     if not path.exists():
         raise TraceError(f"{path}: no such trace")
+    if (path / RANKS).is_dir() and not (path / MANIFEST).exists():
+        from moeprof.trace.ranks import open_ranks  # which opens those of the ranks
+
+        return open_ranks(path)
     if path.is_dir():
         return open_folder(path)
     from moeprof.trace.formats.opening import open_foreign  # the importers read traces, too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 import numpy as np
@@ -76,6 +76,11 @@ class TokenRows:
 
     def __len__(self) -> int:
         return int(self.experts.shape[0])
+
+    def select(self, index: NDArray[np.integer] | slice) -> TokenRows:
+        """The rows at `index`, in its order."""
+        given = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return replace(self, **{n: array[index] for n, array in given if array is not None})
 
 
 @dataclass(frozen=True)

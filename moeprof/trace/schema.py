@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ SEGMENTS = "segments"
 REQUESTS = "requests.arrows"
 TELEMETRY = "telemetry.arrows"
 COUNTS = "counts.arrows"
+RANKS = "ranks"  # the folder of traces, where several ranks wrote one recording
 
 FILE_MODE = 0o600  # expert ids reveal most of the text (arXiv 2602.04105)
 FOLDER_MODE = 0o700
@@ -220,6 +221,7 @@ class Manifest(BaseModel):
     dropped: dict[str, NonNegativeInt] = {}  # tokens seen and not recorded, by reason
     rotated_tokens: NonNegativeInt = 0  # recorded, then let go to make room
     first_segment: NonNegativeInt = 0  # segments of lower numbers were let go
+    ranks: dict[Literal["dp", "pp", "tp"], PositiveInt] = {}  # that write beside this one, in all
     aggregate_steps: PositiveInt | None = None  # segments count tokens per so many steps
     expert_bytes: dict[NonNegativeInt, PositiveInt] = {}  # of one expert by layer, as it ran
     sampling: Sampling | None = None  # None: every request was to be recorded

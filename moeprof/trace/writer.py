@@ -57,7 +57,8 @@ class TraceWriter:
     `aggregate_steps` makes it a recording of counts: of every window of so many steps the tokens
     by phase, layer and expert, and nothing of a single token or request. `request_names` says what
     the names of its requests are: hashed, plain, or that it keeps none. `expert_bytes`, by native
-    layer, is what one expert took where the model ran.
+    layer, is what one expert took where the model ran. `ranks` says how many write a part of this
+    recording, by dimension (dp, pp, tp), so that a reader knows when one is missing.
 
     Raises InputError if `path` exists and `force` is false, or on rows of another shape, with ids
     that are no experts or steps that decrease; TraceWriteError where the disk refuses. After that
@@ -87,6 +88,7 @@ class TraceWriter:
         sampling: Mapping[str, float] | None = None,
         expert_bytes: Mapping[int, int] | None = None,
         aggregate_steps: int | None = None,
+        ranks: Mapping[str, int] | None = None,
         compression: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -109,6 +111,7 @@ class TraceWriter:
             sampling=sampling,
             expert_bytes=dict(expert_bytes or {}),
             aggregate_steps=aggregate_steps,
+            ranks=dict(ranks or {}),
         )
         _refuse_columns_of_tokens(self.manifest)
         if rotate and max_bytes is None:

@@ -15,6 +15,7 @@ def trace_info_text(info: TraceInfo) -> str:
         "model": info.model,
         "engine": info.engine or "not stated",
         "tokens": _tokens(info),
+        **_ranks(info),
         "dropped": _dropped(info),
         **_left_behind(info),
         "steps": f"{info.steps:,}",
@@ -46,6 +47,14 @@ def _named(info: TraceInfo) -> str:
     """Whether requests have names, and of which kind."""
     kinds = {"hashed": ", with hashes of the engine's ids", "plain": ", with the engine's ids"}
     return kinds.get(info.request_names, "")
+
+
+def _ranks(info: TraceInfo) -> dict[str, str]:
+    """Which ranks it was joined of, where it was."""
+    if not info.ranks:
+        return {}
+    missing = f"; missing: {', '.join(info.missing_ranks)}" if info.missing_ranks else ""
+    return {"ranks": f"{len(info.ranks)} ({', '.join(info.ranks)}){missing}"}
 
 
 def _dropped(info: TraceInfo) -> str:
