@@ -209,6 +209,7 @@ def test_merge_makes_it_permanent(
     assert info.problems == [] and info.tokens == len(rows) and info.bytes > 0
     assert info.ranks[0] == "dp00-pp00-tp00" and info.missing_ranks == []
     assert "ranks     8 (dp00-pp00-tp00" in trace_info_text(info)
+    capsys.readouterr()
     assert main(["info", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"]["path"] == str(path)
     merge_traces([tmp_path / "J", path], tmp_path / "both")
