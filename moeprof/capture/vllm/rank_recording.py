@@ -58,6 +58,7 @@ class RankRecording:
         self.ended_at: float | None = None
         self._subject = subject
         self._key = request_key()
+        self._names = "none" if options.aggregate_steps else options.request_names
         self._numbers: dict[str, tuple[int, int]] = {}  # of running requests: number, prompt length
         self._seen = 0  # requests so far
         self._arriving: frozenset[str] = frozenset()
@@ -173,7 +174,8 @@ class RankRecording:
             max_bytes=limits.max_bytes,
             rotate=limits.rotate,
             sampling=limits.sampling,
-            request_names=options.request_names,
+            request_names=self._names,
+            aggregate_steps=options.aggregate_steps,
         )
         return self.writer
 
@@ -184,7 +186,7 @@ class RankRecording:
         arrival = None
         if name in self._arriving:
             arrival = max(0.0, time.time() - self.pipeline.clock_base)
-        told = request_name(_RANDOM_SUFFIX.sub("", name), self.options.request_names, self._key)
+        told = request_name(_RANDOM_SUFFIX.sub("", name), self._names, self._key)
         self.pipeline.drain.offer(Started(known[0], arrival, known[1], told))
         return known
 

@@ -175,7 +175,7 @@ class WorkerRecorder:
         step, size = asked["after_step"], asked["max_bytes"]
         if type(step) is not int or type(size) is not int or size < 0:
             raise InputError("after_step and max_bytes must be whole numbers")
-        if self._recording is None:
+        if self._recording is None or self._recording.options.aggregate_steps is not None:
             return {"rows": None}
         return {"rows": self._recording.recent.after(step, size, self._recording.writer.manifest)}
 

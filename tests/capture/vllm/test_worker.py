@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from moeprof.capture.vllm.ranks import Rank
 from moeprof.capture.vllm.worker import WorkerRecorder
 from moeprof.trace import Phase, open_trace
-from tests.capture.vllm.fakes import LAYERS, Asked, FakeEngine, make_subject
+from tests.capture.vllm.fakes import EXPERTS, LAYERS, Asked, FakeEngine, make_subject
 
 
 def start(path: Path, engine: FakeEngine, **options: Any) -> WorkerRecorder:
@@ -262,3 +262,23 @@ def test_a_rank_that_others_write_for_keeps_silent(tmp_path: Path) -> None:
     assert not status["writes"]
     assert not status["recording"]
     assert not (tmp_path / "t").exists()
+
+
+def test_counts_alone_where_that_is_asked_for(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    recorder = start(tmp_path / "t", engine, aggregate_steps=4)
+    for n in range(10):
+        step(recorder, engine, {"a": 3}, new=[Asked("a", 9)] if n == 0 else [])
+    recorder.close()
+    status = recorder.control("status")
+    assert status["error"] is None
+    assert status["tokens"] == 30
+    trace = open_trace(tmp_path / "t")
+    assert trace.counts_only
+    chosen = np.stack([experts for *_, experts in engine.truth])  # [T, L, k]
+    steps = np.array([number for number, *_ in engine.truth])
+    for slot in range(len(LAYERS)):
+        for window, counted in enumerate(trace.counts[:, slot]):
+            here = chosen[steps // 4 == window, slot].ravel()
+            np.testing.assert_array_equal(counted, np.bincount(here, minlength=EXPERTS))
+    assert recorder.control("recent")["rows"] is None  # nothing of a single token, to anyone
