@@ -143,7 +143,8 @@ def _tap(worker: Any, recorder: WorkerRecorder, rank: Rank) -> None:
         tokens = config.scheduler_config.max_num_batched_tokens
         buffer = StepBuffer(runner.device, tokens, len(sites), model.top_k)
         split = rank.dp_size > 1 or rank.sequence_parallel
-        tap_routers(sites, buffer, follow_forward(rank) if split else None)
+        take_over = tap_routers(sites, buffer, follow_forward(rank) if split else None)
+        _repeat_after_binding(runner, take_over)
     subject = Subject(
         rank=rank,
         model=model,
@@ -152,6 +153,18 @@ def _tap(worker: Any, recorder: WorkerRecorder, rank: Rank) -> None:
         speculative=config.speculative_config is not None,
     )
     recorder.provide(subject, buffer)
+
+
+def _repeat_after_binding(runner: Any, take_over: Callable[[], None]) -> None:
+    """vLLM binds its own capture when it makes the cache, still before any graph is captured."""
+    initialize = runner.initialize_kv_cache
+
+    def initialize_kv_cache(*args: Any, **kwargs: Any) -> Any:
+        made = initialize(*args, **kwargs)
+        _guarded(take_over)
+        return made
+
+    runner.initialize_kv_cache = initialize_kv_cache
 
 
 def rank_of(config: Any) -> Rank:

@@ -80,9 +80,9 @@ class RankRecording:
         return self.pipeline.latch.tripped
 
     @property
-    def closed(self) -> bool:
-        """Whether all is on disk that will be."""
-        return self._closing is not None and not self._closing.is_alive()
+    def closing(self) -> bool:
+        """Whether what was written is being sealed."""
+        return self._closing is not None and self._closing.is_alive()
 
     @property
     def seconds(self) -> float:
@@ -217,7 +217,7 @@ def status_of(recording: RankRecording) -> dict[str, Any]:
     counts = recording.pipeline.recording
     return {
         "recording": recording.takes and not recording.failed,
-        "closing": not recording.takes and not recording.closed,
+        "closing": recording.closing,
         "path": str(recording.path),
         "tokens": counts.tokens,
         "prefill_tokens": counts.prefill_tokens,

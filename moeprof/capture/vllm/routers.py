@@ -100,16 +100,29 @@ class Tap:
         """Be called after `capture`, which vLLM sets, whether before or after us."""
         self.previous = capture
 
+    def take_over(self, owner: Any) -> None:
+        """Stand where `owner` calls, and behind whatever it was told to call."""
+        if owner.capture_fn is not self:
+            self.follow(owner.capture_fn)
+            owner.capture_fn = self
+        if hasattr(owner, "set_capture_fn"):
+            owner.set_capture_fn = self.follow
+
 
 def tap_routers(
     sites: Mapping[int, Site],
     buffer: StepBuffer,
     own: Callable[[torch.Tensor], Own | None] | None,
-) -> None:
-    """Put a tap on every router, in order of layers, for good."""
-    for slot, site in enumerate(sites.values()):
-        tap = Tap(buffer, slot, own)
-        tap.follow(site.owner.capture_fn)
-        site.owner.capture_fn = tap
-        if hasattr(site.owner, "set_capture_fn"):
-            site.owner.set_capture_fn = tap.follow
+) -> Callable[[], None]:
+    """Put a tap on every router, in order of layers, for good.
+
+    To be called again once vLLM has set its own: not every module tells of it.
+    """
+    taps = [Tap(buffer, slot, own) for slot in range(len(sites))]
+
+    def take_over() -> None:
+        for tap, site in zip(taps, sites.values(), strict=True):
+            tap.take_over(site.owner)
+
+    take_over()
+    return take_over

@@ -128,7 +128,7 @@ class WorkerRecorder:
             raise InputError(f"{previous.path} is being recorded already: stop it first")
         if previous is not None:
             previous.close(CLOSE_WAIT_S)
-            if not previous.closed:
+            if previous.closing:
                 raise InputError(f"{previous.path} is still being closed: try again in a moment")
         self._broken = None
         self._recording = RankRecording(self._subject, options)

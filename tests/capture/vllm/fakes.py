@@ -5,6 +5,7 @@ They hold what the released classes hold under the same names, and route at rand
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -80,8 +81,7 @@ class FakeEngine:
         self.random = np.random.default_rng(self.seed)
         self.routers = [FakeRouter() for _ in LAYERS]
         self.buffer = StepBuffer(torch.device("cpu"), 512, len(LAYERS), TOP_K)
-        sites = {n: Site(n, router) for n, router in zip(LAYERS, self.routers, strict=True)}
-        tap_routers(sites, self.buffer, None)
+        self.tap()
         self.requests: dict[str, Asked] = {}
         self.forwards = 0
         if self.second:
@@ -91,6 +91,11 @@ class FakeEngine:
         else:
             self.positions = torch.zeros(1024, dtype=torch.int64)
             self.input_ids = SimpleNamespace(gpu=torch.zeros(1024, dtype=torch.int32))
+
+    def tap(self) -> Callable[[], None]:
+        """Put our taps on the routers there are."""
+        sites = {n: Site(n, router) for n, router in zip(LAYERS, self.routers, strict=True)}
+        return tap_routers(sites, self.buffer, None)
 
     def scheduled(self, work: dict[str, int], new: list[Asked], finished: list[str]) -> Any:
         """A scheduler output: rows by request, arrivals, ends."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from moeprof.capture.vllm.ranks import Rank
 from moeprof.capture.vllm.worker import WorkerRecorder
 from moeprof.trace import Phase, open_trace
-from tests.capture.vllm.fakes import EXPERTS, LAYERS, Asked, FakeEngine, make_subject
+from tests.capture.vllm.fakes import EXPERTS, LAYERS, Asked, FakeEngine, FakeRouter, make_subject
 
 
 def start(path: Path, engine: FakeEngine, **options: Any) -> WorkerRecorder:
@@ -108,15 +110,31 @@ def test_dummy_forwards_count_and_are_no_traffic(tmp_path: Path) -> None:
     assert recorder.control("status")["tokens"] == 5
 
 
-def test_what_vllm_binds_is_kept_whichever_comes_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["before", "after", "past the setter"])
+def test_what_vllm_binds_is_kept_whichever_comes_first(tmp_path: Path, order: str) -> None:
     engine = FakeEngine()
+    router = FakeRouter()
     seen: list[int] = []
-    engine.routers[0].set_capture_fn(lambda ids: seen.append(len(ids)))
+    own = partial(_note, seen)
+    if order == "before":
+        router.set_capture_fn(own)
+    engine.routers[0] = router
+    take_over = engine.tap()
+    if order == "after":
+        router.set_capture_fn(own)
+    elif order == "past the setter":
+        router.capture_fn = own
+        take_over()
+    take_over()
     recorder = start(tmp_path / "t", engine)
     step(recorder, engine, {"a": 4}, new=[Asked("a", 4)])
     recorder.close()
     assert seen == [4]
     assert open_trace(tmp_path / "t").tokens == 4
+
+
+def _note(seen: list[int], ids: torch.Tensor) -> None:
+    seen.append(len(ids))
 
 
 @pytest.mark.parametrize("wrong", ["columns", "missing", "no expert"])
@@ -282,3 +300,19 @@ def test_counts_alone_where_that_is_asked_for(tmp_path: Path) -> None:
             here = chosen[steps // 4 == window, slot].ravel()
             np.testing.assert_array_equal(counted, np.bincount(here, minlength=EXPERTS))
     assert recorder.control("recent")["rows"] is None  # nothing of a single token, to anyone
+
+
+def test_a_recording_ends_at_its_time(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    recorder = start(tmp_path / "t", engine, duration_s=0.2)
+    step(recorder, engine, {"a": 4}, new=[Asked("a", 4)])
+    until = time.monotonic() + 20
+    while recorder.control("status")["recording"] and time.monotonic() < until:
+        time.sleep(0.05)
+    step(recorder, engine, {"a": 1})
+    status = recorder.control("status")
+    assert (status["tokens"], status["dropped"], status["closing"]) == (4, {}, False)
+    assert status["seconds"] == 0.2
+    assert open_trace(tmp_path / "t").manifest.complete
+    assert recorder.control("start", {"output": str(tmp_path / "u")})["recording"]
+    recorder.close()
