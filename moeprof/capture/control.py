@@ -41,7 +41,7 @@ class CaptureStatus(Result):
     @property
     def writing(self) -> list[dict[str, Any]]:
         """The ranks that write a trace each."""
-        return [rank for rank in self.ranks if rank.get("writes", True)]
+        return [rank for rank in self.ranks if rank["writes"]]
 
 
 def start_capture(
@@ -123,6 +123,20 @@ def _explained(url: str, error: HttpError) -> MoeprofError:
     return MoeprofError(f"{url}: {error.said}") if error.said else error
 
 
+class _Rank(BaseModel):
+    """What is shown of a rank; the rest of what it says is kept as it stands."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    writes: bool = True
+    model: str = ""
+    layers: list[NonNegativeInt] = []
+    experts: NonNegativeInt = 0
+    top_k: NonNegativeInt = 0
+    engine: str = ""
+    engine_version: str = ""
+
+
 class _Status(BaseModel):
     """What of an answer is relied on. It comes from a server that may be anything."""
 
@@ -139,7 +153,7 @@ class _Status(BaseModel):
     closing: bool = False
     dropped: dict[str, NonNegativeInt] = {}
     errors: list[str] = []
-    ranks: list[dict[str, Any]]
+    ranks: list[_Rank]
 
 
 def _status(url: str, answer: Mapping[str, Any]) -> CaptureStatus:

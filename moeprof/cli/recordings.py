@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from moeprof.capture.http import is_loopback
 from moeprof.cli.answer import warn
 from moeprof.cli.limits import left_behind
 from moeprof.errors import InputError
+from moeprof.report.text.layout import printable
 
 TOKEN_VARIABLE = "MOEPROF_TOKEN"
 
@@ -61,23 +63,18 @@ def status_text(status: CaptureStatus) -> str:
     """How a recording stands, why ranks fail, and what to do next."""
     if status.path is None and not status.tokens:
         state = "recording" if status.recording else "nothing was recorded"
-        return "\n".join([f"{status.url}: {state}", *_problems(status)])
-    state = "recording to" if status.recording else "recorded"
-    state = "still writing" if status.closing else state
-    counts = (
-        f"{status.url}: {state} {status.path}: {status.tokens:,} tokens "
-        f"({status.prefill_tokens:,} prefill, {status.decode_tokens:,} decode), "
-        f"{status.dropped:,} dropped"
-    )
-    lines = [counts, *_ranks(status), *left_behind(status.rotated, status.sampled_out, None)]
-    return "\n".join([*lines, *_problems(status), "", *_next(status)])
+        lines = [f"{status.url}: {state}", *_problems(status)]
+    else:
+        lines = [*_recorded(status), *_problems(status), "", *_next(status)]
+    return "\n".join(map(printable, lines))  # much of it is what a server says
 
 
 def next_commands(path: str, writers: int) -> list[str]:
     """What to do with a trace; of several ranks, how to make one of their parts."""
-    commands = [f"moeprof info {path}", f"moeprof report {path} -o report.html"]
+    trace = shlex.quote(path)
+    commands = [f"moeprof info {trace}", f"moeprof report {trace} -o report.html"]
     if writers > 1:
-        commands.append(f"moeprof merge {path} -o merged.moetrace")
+        commands.append(f"moeprof merge {trace} -o merged.moetrace")
     return as_next(commands)
 
 
@@ -86,9 +83,26 @@ def as_next(commands: list[str]) -> list[str]:
     return [f"{'Next:  ' if not place else '       '}{c}" for place, c in enumerate(commands)]
 
 
+def _recorded(status: CaptureStatus) -> list[str]:
+    state = "recording to" if status.recording else "recorded"
+    state = "still writing" if status.closing else state
+    counts = (
+        f"{status.url}: {state} {status.path}: {status.tokens:,} tokens "
+        f"({status.prefill_tokens:,} prefill, {status.decode_tokens:,} decode), "
+        f"{status.dropped:,} dropped"
+    )
+    left = left_behind(status.rotated, status.sampled_out, None)
+    return [counts, *_reasons(status), *_ranks(status), *left]
+
+
+def _reasons(status: CaptureStatus) -> list[str]:
+    reasons = (f"{tokens:,} {reason}" for reason, tokens in status.dropped_by_reason.items())
+    return [f"dropped: {', '.join(reasons)}"] if status.dropped else []
+
+
 def _next(status: CaptureStatus) -> list[str]:
-    if status.recording:
-        verbs = ("status", "stop")
+    if status.recording or status.closing:
+        verbs = ("status", "stop") if status.recording else ("status",)
         return as_next([f"moeprof capture {verb} --url {status.url}" for verb in verbs])
     return next_commands(str(status.path), len(status.writing))
 
@@ -98,13 +112,12 @@ def _ranks(status: CaptureStatus) -> list[str]:
     if not status.ranks:
         return []
     first, writing = status.ranks[0], len(status.writing)
-    layers = {layer for rank in status.writing for layer in rank.get("layers") or []}
-    engine = f"{first.get('engine', '')} {first.get('engine_version', '')}".strip()
+    layers = {layer for rank in status.writing for layer in rank["layers"]}
+    engine = f"{first['engine']} {first['engine_version']}".strip()
     of_ranks = f", {writing} of {len(status.ranks)} ranks write" if len(status.ranks) > 1 else ""
     return [
-        f"{first.get('model') or 'model not stated'} in {engine or 'an engine not stated'}: "
-        f"{len(layers)} MoE layers, top-{first.get('top_k', '?')} of "
-        f"{first.get('experts', '?')} experts{of_ranks}"
+        f"{first['model'] or 'model not stated'} in {engine or 'an engine not stated'}: "
+        f"{len(layers)} MoE layers, top-{first['top_k']} of {first['experts']} experts{of_ranks}"
     ]
 
 

@@ -97,6 +97,9 @@ def test_a_server_without_the_plugin_says_how_to_get_it() -> None:
         {"recording": True, "tokens": 1, "ranks": [1]},
         {"recording": True, "tokens": 1, "ranks": [], "dropped": {"a": "b"}},
         {"recording": True, "tokens": 1, "ranks": [], "dropped": 3},
+        {"recording": True, "tokens": 1, "ranks": [{"layers": 3}]},
+        {"recording": True, "tokens": 1, "ranks": [{"layers": [[]]}]},
+        {"recording": True, "tokens": 1, "ranks": [{"writes": "no", "model": 3}]},
         {"error": {"deep": [[[]]]}},
     ],
 )

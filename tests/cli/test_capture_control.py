@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from moeprof.capture.control import capture_status
 from moeprof.capture.vllm.endpoint_access import Access
 from moeprof.cli.main import main
+from moeprof.cli.recordings import read_token, status_text
+from tests.capture.server.sockets import send, serving
 from tests.capture.vllm.fake_server import FakeRank, FakeRanks, serving_ranks
 
 Captured = pytest.CaptureFixture[str]
@@ -55,6 +58,14 @@ def test_exit_codes(tmp_path: Path, capsys: Captured) -> None:
     assert len(errors) == 5
 
 
+def test_what_a_server_says_moves_no_cursor_and_runs_no_command() -> None:
+    said = {"recording": False, "tokens": 1, "path": "/t\x1b[2J; rm -r ~", "errors": ["a\nb\x07"]}
+    with serving(lambda request, connection: send(connection, {**said, "ranks": [{}]})) as server:
+        text = status_text(capture_status(server.url))
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "moeprof info '/t" in text and "problem: a" in text
+
+
 def test_where_the_token_comes_from(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,8 +88,6 @@ def test_where_the_token_comes_from(
 
 
 def test_a_token_that_travels_in_the_clear_is_said(capsys: Captured) -> None:
-    from moeprof.cli.recordings import read_token
-
     assert read_token("t", None, "http://10.0.0.1:8000", quiet=False) == "t"
     assert "unencrypted" in capsys.readouterr().err
     for url in ("http://localhost:1", "https://10.0.0.1"):

@@ -14,6 +14,7 @@ from typing import Any
 from moeprof.capture.child import run_child
 from moeprof.capture.failure import logger
 from moeprof.capture.live.options import OPTIONS_VARIABLE, OUTPUT_VARIABLE, LiveOptions
+from moeprof.capture.naming import KEY_VARIABLE
 from moeprof.capture.vllm.plugins import (
     PLUGINS_VARIABLE,
     Plugins,
@@ -25,6 +26,9 @@ from moeprof.errors import InputError, TraceError
 from moeprof.result import Result
 from moeprof.trace import describe_trace, open_trace
 from moeprof.trace.folder import refuse_existing
+
+# Variables that vLLM hands to workers on Ray, beside its own (vllm/ray/ray_env.py, 0.32).
+RAY_VARIABLE = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def capture_vllm(
         **known,
         OUTPUT_VARIABLE: str(path),
         OPTIONS_VARIABLE: json.dumps(asked.model_dump(mode="json", exclude={"output"})),
+        RAY_VARIABLE: _for_ray(known.get(RAY_VARIABLE, "")),
         **_naming_ours(command, known),
     }
     code = run_child(command, environment, stdout=stdout)
@@ -119,6 +124,12 @@ def describe_served(code: int, command: Sequence[str], path: Path) -> ServedResu
         dropped_by_reason=dict(info.dropped),
         problems=list(info.problems),
     )
+
+
+def _for_ray(current: str) -> str:
+    """What workers on other machines need to know to record."""
+    ours = [OUTPUT_VARIABLE, OPTIONS_VARIABLE, KEY_VARIABLE]
+    return ",".join([*([current] if current else []), *ours])
 
 
 def _naming_ours(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
