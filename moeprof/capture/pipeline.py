@@ -55,9 +55,11 @@ def open_pipeline(
     labels: str | Sequence[str | None] | None,
     max_pending_bytes: int,
     limits: Limits,
+    telemetry: bool = True,
 ) -> Iterator[Pipeline]:
     """Everything between an engine's hooks and the trace at `path`, until the context ends.
 
+    Without `telemetry` the GPUs of this machine are not sampled: the model runs on another.
     Raises InputError if `path` is being recorded into already, or what `open_writer` raises.
     """
     with ExitStack() as stack:
@@ -71,9 +73,10 @@ def open_pipeline(
         at_end(handler.finish)
         drain = Drain(_dispatch(sink, handler, latch), sink.tick, max_pending_bytes)
         at_end(drain.close)
-        telemetry = TelemetrySampler(drain.offer, writer.clock_base)
-        at_end(telemetry.stop)
-        telemetry.start()
+        if telemetry:
+            sampler = TelemetrySampler(drain.offer, writer.clock_base)
+            at_end(sampler.stop)
+            sampler.start()
         if limits.duration_s is not None:
             _end_after(stack, limits.duration_s, drain)
         recording = Recording(writer.path, sink.counts, latch, labels)

@@ -50,6 +50,11 @@ class Served:
     engine_version: str = ""
 
 
+def server_address(url: str) -> str:
+    """`url` as engines' own paths stand behind it: what OpenAI clients are given ends in /v1."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
 class Engine(Protocol):
     """One engine's routing API."""
 

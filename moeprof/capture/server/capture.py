@@ -10,7 +10,7 @@ from moeprof.capture.limits import Limits
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import check_numbers, check_output
 from moeprof.capture.server.asker import RETRY_S, Asker
-from moeprof.capture.server.asking import Asking, Engine
+from moeprof.capture.server.asking import Asking, Engine, server_address
 from moeprof.capture.server.job import Job, Progress
 from moeprof.capture.server.models import served_model as find_model
 from moeprof.capture.server.result import ServerCapture
@@ -70,7 +70,7 @@ def capture_server(
         raise InputError("there are no prompts")
     check_output(Path(output), force=force)
     with HttpClient(
-        url,
+        server_address(url),
         token=token,
         timeout_s=timeout_s,
         max_bytes=max_answer_bytes,

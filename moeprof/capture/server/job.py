@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moeprof.capture.failure import FailureLatch
-from moeprof.capture.http import HttpError
+from moeprof.capture.http import HttpError, is_loopback
 from moeprof.capture.limits import Limits
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, Pipeline, open_pipeline
 from moeprof.capture.server.answers import Answered, AnswerError, numbered
@@ -149,6 +149,7 @@ class Job:
             labels=None,
             max_pending_bytes=MAX_PENDING_BYTES,
             limits=limits,
+            telemetry=is_loopback(asker.client.url),
         )
 
     def _write(self, pipeline: Pipeline, number: int, answers: Sequence[Answered]) -> None:

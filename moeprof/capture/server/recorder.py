@@ -20,7 +20,7 @@ from typing import Any
 from moeprof.capture.http import HttpClient, is_loopback
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import check_output
-from moeprof.capture.server.asking import Asking, Served
+from moeprof.capture.server.asking import Asking, Served, server_address
 from moeprof.capture.server.job import Progress
 from moeprof.capture.server.models import served_model
 from moeprof.capture.server.result import ServerCapture
@@ -66,6 +66,7 @@ def capture_recorder(
     asking = asking or Asking()
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts or ())
     check_output(Path(output), force=force)
+    url = server_address(url)
     with HttpClient(url, token=token, timeout_s=timeout_s) as client:
         arguments = server_arguments(client)
         _check_mode(client.url, arguments)

@@ -16,7 +16,7 @@ class ServerCapture(Result):
     engine_version: str
     model: str
     prompts: int
-    requests: int  # recorded sequences, `choices` of each prompt that was answered
+    requests: int  # sequences that came back, `choices` of each prompt that was answered
     failed: dict[str, int]  # prompts without a usable answer, by reason
     tokens: int  # recorded; the last token a request generates is never routed
     dropped: int  # in answers, and not recorded

@@ -180,6 +180,20 @@ def test_limits_are_those_of_every_recording(tmp_path: Path) -> None:
     assert result.sampled_out + result.tokens == sum(len(p.text) + 3 for p in prompts)
 
 
+def test_a_full_trace_ends_the_asking_and_an_address_may_end_in_v1(tmp_path: Path) -> None:
+    prompts = [Prompt(f"{n}" * 20_000) for n in range(10, 40)]
+    with serving(VllmServer()) as server:
+        result = capture_server(
+            server.url + "/v1/", prompts, tmp_path / "t", engine="vllm", model=MODEL,
+            max_bytes=1 << 20, concurrency=1,
+        )  # fmt: skip
+        assert len(server.seen) < 20
+    assert 0 < result.requests < 10 and result.dropped > 0 and result.problem is None
+    assert result.failed == {"not recorded before the end": 30 - result.requests}
+    assert sum(f.stat().st_size for f in (tmp_path / "t").rglob("*") if f.is_file()) <= 1 << 20
+    assert validate_trace(tmp_path / "t").problems == []
+
+
 def test_counts_alone_are_those_of_the_tokens(tmp_path: Path) -> None:
     tokens, _ = captured(VllmServer(), tmp_path / "tokens")
     with serving(VllmServer()) as server:

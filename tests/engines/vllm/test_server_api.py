@@ -27,7 +27,8 @@ from tests.engines.vllm.server import Server, serving
 from tests.engines.vllm.tiny_model import MOE_LAYERS
 
 logger = logging.getLogger(__name__)
-SHARED = "All of these prompts begin with the same sentence, so that its blocks are cached. "
+# A token is a byte, and a block of the CPU's prefix cache has 128.
+SHARED = "All of these prompts begin with the same sentence, so that its blocks are cached. " * 2
 PROMPTS = [
     Prompt((SHARED if n % 2 else "") + f"Prompt number {n} " * (1 + n % 5), f"kind {n % 3}")
     for n in range(16)
@@ -98,7 +99,7 @@ def test_ids_are_those_returned_and_cached_tokens_are_not_counted(
         assert trace.token_id[mine].tolist() == ids[hit:-1]
         assert trace.requests[number].label == prompt.label
         compared, cached = compared + len(expected), cached + hit
-    assert compared == result.tokens == trace.tokens and cached == result.cached_tokens
+    assert compared == result.tokens == trace.tokens and cached == result.cached_tokens > 0
     assert trace.manifest.engine_version.startswith("0.32")
     logger.info("%d rows equal what vLLM returned, %d cached left out", compared, cached)
 
