@@ -17,6 +17,7 @@ from moeprof.capture.result import CaptureResult
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.capture_transformers import summary
 from moeprof.cli.limits import (
+    AggregateFlag,
     DurationFlag,
     MarginsFlag,
     MaxSizeFlag,
@@ -60,6 +61,7 @@ def run(
     rotate: RotateFlag = False,
     duration: DurationFlag = None,
     sample_requests: SampleFlag = None,
+    aggregate: AggregateFlag = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample and of --sample-requests.")] = 0,
     weights: Annotated[bool, typer.Option("--weights", help="Record gate weights.")] = False,
     token_ids: Annotated[
@@ -97,6 +99,7 @@ def run(
             rotate=rotate,
             duration_s=duration_s,
             sample_requests=sample_requests,
+            aggregate_steps=aggregate,
             force=force,
             progress=progress,
         )

@@ -53,6 +53,7 @@ def capture_llamacpp(
     rotate: bool = False,
     duration_s: float | None = None,
     sample_requests: float | None = None,
+    aggregate_steps: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> CaptureResult:
@@ -80,7 +81,7 @@ def capture_llamacpp(
     """
     check_numbers(max_new_tokens=max_new_tokens, batch=batch, micro_batch=micro_batch)
     check_numbers(threads=1 if threads is None else threads, context=context or 1)
-    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed)
+    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed, aggregate_steps)
     _check_choice("last_layer", last_layer, ("all", "output"))
     _check_choice("cache_type", cache_type, CACHE_TYPES)
     if not 0 <= temperature < float("inf"):
@@ -283,4 +284,5 @@ def _open_writer(
         max_bytes=limits.max_bytes,
         rotate=limits.rotate,
         sampling=limits.sampling,
+        aggregate_steps=limits.aggregate_steps,
     )
