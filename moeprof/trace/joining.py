@@ -221,11 +221,22 @@ class _Numbering:
         self._names: dict[int, str] = {}  # by key
         self._traces = traces
         for space, (rank, trace) in enumerate(traces.items()):
-            named = any(request.name is not None for request in trace.requests)
-            self._spaces[rank] = 2 * space if named else 2 * rank.pp + 1
+            told = self._names_tell(rank)
+            self._spaces[rank] = 2 * space if told else 2 * rank.pp + 1
             for request in trace.requests:
                 if request.name is not None:
                     self._names[self._key(rank, request.index)] = request.name
+
+    def _names_tell(self, rank: Rank) -> bool:
+        """Whether names say which requests of this rank are those of others of its stage.
+
+        Hashes do not if each rank made them under a key of its own: then they share none.
+        """
+        names = _names(self._traces[rank])
+        if self._traces[rank].manifest.request_names is RequestNames.PLAIN:
+            return bool(names)
+        others = (r for r in self._traces if r.pp == rank.pp and r != rank)
+        return any(names & _names(self._traces[other]) for other in others)
 
     def _key(self, rank: Rank, request: int) -> int:
         return (self._spaces[rank] << 32) + request
@@ -284,6 +295,10 @@ class _Numbering:
         self._known.setdefault(key, number)
         if key in self._names:
             self._named.setdefault(self._names[key], number)
+
+
+def _names(trace: Trace) -> set[str]:
+    return {request.name for request in trace.requests if request.name is not None}
 
 
 def _combined(number: int, requests: Sequence[Request]) -> Request:

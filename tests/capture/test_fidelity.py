@@ -157,3 +157,17 @@ def test_the_inner_model_can_be_recorded(m3: Any, padded: tuple[Any, Any], tmp_p
     assert np.array_equal(
         open_trace(tmp_path / "t.moetrace").experts(3), oracle.ids(3, [padded[1]])
     )
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_no_token_id_is_on_disk_unless_it_was_asked_for(
+    asked: bool, m3: Any, torch: Any, tmp_path: Path
+) -> None:
+    ids = torch.tensor([[11, 7, 23, 5, 42, 17, 31, 2]])
+    with record(m3, tmp_path / "t", token_ids=asked, labels="a label") as recording:
+        m3.generate(ids, max_new_tokens=4, eos_token_id=None, pad_token_id=0)
+    assert recording.error is None and recording.tokens == 11
+    files = [file.read_bytes() for file in (tmp_path / "t").rglob("*") if file.is_file()]
+    for kind in (np.int64, np.int32, np.int16):
+        found = any(ids.numpy().astype(kind).tobytes() in content for content in files)
+        assert found == (asked and kind is np.int32)

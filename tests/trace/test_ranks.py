@@ -29,6 +29,7 @@ from moeprof.trace import (
     open_trace,
     validate_trace,
 )
+from moeprof.trace.columns import concat_rows
 from tests.conftest import small_config
 from tests.killing import progress_until_killed
 from tests.trace.test_aggregate import counted, stored_counts
@@ -115,7 +116,7 @@ def split(
     **options: Any,
 ) -> Path:
     """The trace of every rank of `sizes` (dp, pp, tp), each with request numbers of its own."""
-    kind = "hashed" if names else "none"
+    kind = "plain" if names else "none"
     for dp, of_dp in enumerate(shared(rows, sizes[0])):
         for pp, layers in enumerate(np.array_split(LAYERS, sizes[1])):
             # Those of one stage see the whole batch, and number alike unless names tell.
@@ -194,6 +195,23 @@ def test_a_split_trace_is_joined_as_it_was(
     assert len(trace.requests) == len(seen), "no request is counted twice"
     assert {r.index for r in trace.requests} == set(trace.request.tolist())
     assert len(trace.ranks) == np.prod(sizes)
+
+
+def test_hashes_under_keys_of_their_own_tell_no_ranks_apart(
+    tmp_path: Path, model: MoEModel
+) -> None:
+    """Then the numbers of one stage do, as where there are no names."""
+    rows = served(20, 6, 3)
+    path = split(tmp_path / "T", model, rows, (1, 2, 2))
+    for number, rank in enumerate(sorted((path / "ranks").iterdir())):
+        trace = open_trace(rank)
+        requests = [replace(r, name=f"{number}-{r.index}") for r in trace.requests]
+        parts = concat_rows(list(trace.rows()))
+        shutil.rmtree(rank)
+        write(rank, model, parts, trace.layers, requests, request_names="hashed")
+    trace = open_trace(path)
+    assert_joined(trace, rows)
+    assert len(trace.requests) == 6
 
 
 def test_merge_makes_it_permanent(
