@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from moeprof.capture.vllm.serve import capture_vllm, server_command
+from moeprof.capture.vllm.serve import capture_vllm, describe_served, server_command
 from moeprof.cli.main import main
+from moeprof.cli.recordings import next_commands
 from moeprof.errors import InputError
+from moeprof.model import MoEModel
+from moeprof.trace import synthesize_rows
 from tests.capture.vllm.environments import make_environment
+from tests.conftest import save
 
 Captured = pytest.CaptureFixture[str]
 CAPTURE = ["capture", "vllm", "-o", "t"]
@@ -105,3 +109,15 @@ def test_without_vllm_it_is_said(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(InputError, match="pip install vllm"):
         server_command(["m"])
+
+
+def test_what_several_ranks_wrote_is_one_recording(model: MoEModel, tmp_path: Path) -> None:
+    for dp in range(2):
+        rows, requests = synthesize_rows(model, 30 + dp, requests=3, seed=dp)
+        save(tmp_path / "t" / "ranks" / f"dp{dp:02d}-pp00-tp00", model, rows, requests)
+    result = describe_served(0, ["vllm"], tmp_path / "t")
+    assert (result.tokens, result.writers, result.requests) == (61, 2, 6)
+    assert any("moeprof merge" in line for line in next_commands(str(result.path), result.writers))
+    assert describe_served(9, ["vllm"], tmp_path / "none").path is None
+    (tmp_path / "empty").mkdir()
+    assert describe_served(9, ["vllm"], tmp_path / "empty").problems

@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[3]
 PYTHON = os.environ.get("MOEPROF_VLLM_PYTHON", sys.executable)
-START_SECONDS = 300.0
+START_SECONDS = 900.0  # of a busy machine
 
 # vLLM hands out experts only with its second model runner, which needs Triton, which has no CPU
 # backend on PyPI: Triton's own interpreter stands in for it.
