@@ -87,16 +87,17 @@ def _checked(
     keep_cached: bool,
 ) -> Answered:
     _check_shape(routed, model)
+    if routed.experts.shape[1] == model.layers:  # dense ones too, which hold nothing
+        routed = replace(routed, experts=routed.experts[:, list(model.moe_layers)])
     options = Options(model.layers, model.experts, model.top_k, model.moe_layers)
     block = request_block(routed, 0, 0, options, found)
-    columns = np.searchsorted(block.layers, model.moe_layers)
-    _check_ids(block.experts[:, columns], engine, model)
+    _check_ids(block.experts, engine, model)
     if asking.token_ids and routed.token_id is None:
         raise AnswerError("no token ids", "the server does not return them: leave token_ids out")
     cached = None if routed.cached is None else _in_front(block, routed.cached)
     nothing = take(block, slice(0, 0))
     clean = next(cleaned(iter([block]), found, keep_warmup=True), nothing)
-    rows = _rows(clean, columns, model, asking.token_ids)
+    rows = _rows(clean, model, asking.token_ids)
     if cached and not keep_cached:
         kept = rows.position >= (routed.cached or 0)
         rows = _kept(rows, kept)
@@ -154,16 +155,18 @@ def _in_front(block: Block, tokens: int) -> int:
     return int(np.count_nonzero(block.position < tokens))
 
 
-def _rows(block: Block, columns: NDArray[np.intp], model: MoEModel, token_ids: bool) -> TokenRows:
-    ids = block.experts[:, columns]
-    recorded = ids[:, :, 0] >= 0
+def _rows(block: Block, model: MoEModel, token_ids: bool) -> TokenRows:
+    ids = block.experts
+    recorded = None
+    if ids.dtype.kind == "i" and (missing := ids[:, :, 0] < 0).any():
+        ids, recorded = np.maximum(ids, 0), ~missing
     return TokenRows(
         step=block.step,
         request=block.request,
         position=block.position,
         phase=block.phase,
-        experts=np.maximum(ids, 0).astype(expert_dtype(model.experts)),
-        recorded=None if recorded.all() else recorded,
+        experts=ids.astype(expert_dtype(model.experts), copy=False),
+        recorded=recorded,
         token_id=block.token_id if token_ids else None,
     )
 

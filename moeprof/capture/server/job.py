@@ -176,7 +176,8 @@ class Job:
     def _result(self) -> ServerCapture:
         asker, pipeline = self._asker, self._pipeline
         if pipeline is None:
-            raise MoeprofError(self._problem or "nothing was recorded")
+            of = f"none of {len(asker.prompts):,} prompts was recorded"
+            raise MoeprofError(f"{self._problem}; {of}" if self._problem else of)
         recording = pipeline.recording
         return ServerCapture(
             path=str(recording.path),
