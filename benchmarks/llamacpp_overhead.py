@@ -27,8 +27,9 @@ import numpy as np
 from moeprof.capture.limits import Limits
 from moeprof.capture.llamacpp.engine import Engine
 from moeprof.capture.llamacpp.ggml import Ggml
+from moeprof.capture.llamacpp.reading import LogReader
 from moeprof.capture.llamacpp.run import Listener, generate
-from moeprof.capture.llamacpp.tap import Tap
+from moeprof.capture.llamacpp.tap import Tap, wanted_results
 from moeprof.capture.llamacpp.traffic import DecodedHandler
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, open_pipeline
 from moeprof.model.gguf_model import read_gguf_model
@@ -103,7 +104,8 @@ def main() -> None:
     path = args.model or write_model(folder / "random.gguf")
     gguf = read_gguf_model(path)
     prompt = np.random.default_rng(0).integers(3, VOCABULARY, args.prompt).tolist()
-    tap = Tap(Ggml(), gguf.model)
+    results = wanted_results(gguf.model)
+    tap = Tap(Ggml(), gguf.model, results, 512)
     ways = {"alone": None, "recording": tap.callback, "asked in Python": python_callback()}
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(args.rounds + 1):  # the first warms up
@@ -115,6 +117,7 @@ def main() -> None:
                     micro_batch=512,
                     threads=args.threads,
                     callback=callback,
+                    callback_data=tap.log,
                 )
                 trace = folder / f"{number}.moetrace"
                 recorder = (gguf, tap, trace) if way == "recording" else None
@@ -136,7 +139,9 @@ def run(
     with open_pipeline(
         lambda: TraceWriter(trace, gguf.model),
         trace,
-        lambda sink, latch: DecodedHandler(sink, latch, token_ids=False),
+        lambda sink, latch: DecodedHandler(
+            sink, latch, LogReader(gguf.model, wanted_results(gguf.model)), token_ids=False
+        ),
         labels=None,
         max_pending_bytes=MAX_PENDING_BYTES,
         limits=Limits(),

@@ -68,10 +68,12 @@ class Engine:
         threads: int | None = None,
         cache_type: str = "f16",
         callback: int | None = None,
+        callback_data: int | None = None,
     ) -> None:
         """Room for `context` tokens, run `batch` a call and `micro_batch` a graph.
 
-        `cache_type`, of CACHE_TYPES, is that of keys and values. `callback` is a `cb_eval`.
+        `cache_type`, of CACHE_TYPES, is that of keys and values. `callback` is a `cb_eval`,
+        which gets `callback_data`.
         """
         params = self._c.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, batch, micro_batch
@@ -82,6 +84,7 @@ class Engine:
         if callback is not None:
             kind = self._c.ggml_backend_sched_eval_callback
             params.cb_eval = ctypes.cast(callback, kind)
+            params.cb_eval_user_data = callback_data
         with self._log.caught():
             self._context = self._c.llama_init_from_model(self._model, params)
         if not self._context:

@@ -12,13 +12,9 @@ import ctypes
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moeprof.errors import InputError, MissingExtraError
 
 F32, I32 = 0, 26  # ggml_type
-DTYPES = {F32: np.dtype(np.float32), I32: np.dtype(np.int32)}
 MAX_DIMS, MAX_SRC, MAX_NAME, MAX_OP_PARAMS = 4, 10, 64, 64
 _PROBE_BYTES = 1 << 16
 _PROBE_NAME = b"moeprof_probe-7"
@@ -53,29 +49,6 @@ class _InitParams(ctypes.Structure):
     ]
 
 
-def read_rows(data: NDArray[np.uint8], tensor: Tensor, columns: int) -> NDArray[Any]:
-    """[rows, columns] of a tensor whose memory, from its first element on, is `data`.
-
-    ggml holds them as [columns, rows] or [1, columns, rows], the fastest dimension first. Rows may
-    lie further apart than they are wide: a top-k is a view of rows that are sorted whole, so what
-    follows a row's first k ids are the other experts. ValueError for another type or shape.
-    """
-    dtype = DTYPES.get(tensor.type)
-    shape = list(tensor.ne)
-    if dtype is None:
-        raise ValueError(f"ggml type {tensor.type} is neither F32 nor I32")
-    if columns not in (shape[0], shape[1] if shape[0] == 1 else None):
-        raise ValueError(f"shape {shape} has no rows of {columns}")
-    if min(shape) < 1:
-        return np.empty((0, columns), dtype)
-    strides = list(tensor.nb)
-    last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if last + dtype.itemsize > data.nbytes:
-        raise ValueError("the strides lead out of the memory")
-    array: NDArray[Any] = np.ndarray(shape[::-1], dtype, data, strides=strides[::-1])
-    return array.reshape(-1, columns)
-
-
 class Ggml:
     """The ggml that llama-cpp-python has loaded. Raises InputError if its structs are not ours."""
 
@@ -83,12 +56,10 @@ class Ggml:
         self._library = _load_library()
         self._check_layout()
 
-    def get(self, address: int, tensor: Tensor) -> NDArray[np.uint8]:
-        """The memory that the tensor at `address` spans, wherever its buffer is."""
-        nbytes = self._library.ggml_nbytes(address)
-        data = np.empty(nbytes, np.uint8)
-        self._library.ggml_backend_tensor_get(address, data.ctypes.data, 0, nbytes)
-        return data
+    @property
+    def tensor_get(self) -> int:
+        """Address of `ggml_backend_tensor_get`, which reads a tensor wherever its buffer is."""
+        return ctypes.cast(self._library.ggml_backend_tensor_get, ctypes.c_void_p).value or 0
 
     def type_sizes(self, kind: int) -> tuple[int, int]:
         """Values and bytes of a block of a ggml type."""

@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 from moeprof.capture.limits import Limits
 from moeprof.capture.llamacpp.engine import CACHE_TYPES, Engine, Sampling
 from moeprof.capture.llamacpp.ggml import Ggml
-from moeprof.capture.llamacpp.tap import Tap
+from moeprof.capture.llamacpp.reading import LogReader
+from moeprof.capture.llamacpp.tap import Tap, wanted_results
 from moeprof.capture.llamacpp.traffic import Decoded, DecodedHandler
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, Pipeline, open_pipeline
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import CaptureResult, check_numbers, check_output, settle
-from moeprof.capture.sink import BEHIND, FAILED
+from moeprof.capture.sink import BEHIND
 from moeprof.errors import InputError
 from moeprof.model.gguf_model import GgufModel, read_gguf_model
 from moeprof.trace import Request, TraceWriter
 
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
+NO_ROOM = "llama.cpp computed more than was expected"
 _BLOCK = 256  # llama.cpp rounds a context up to a multiple of it
 
 
@@ -91,10 +93,12 @@ def capture_llamacpp(
         raise InputError("there are no prompts")
     check_output(Path(output), force=force)
     gguf = read_gguf_model(model_path)
-    tap = Tap(Ggml(), gguf.model, weights=weights, margins=margins)
+    results = wanted_results(gguf.model, weights=weights, margins=margins)
+    ggml = Ggml()
     with closing(Engine(gguf.path, gpu_layers=gpu_layers)) as engine:
         tokens = _tokenize(engine, wanted, chat=chat)
         room = _room(tokens, wanted, max_new_tokens, context, engine.positions)
+        tap = Tap(ggml, gguf.model, results, min(batch, room))
         engine.open_context(
             context=room,
             batch=min(batch, room),
@@ -102,6 +106,7 @@ def capture_llamacpp(
             threads=threads,
             cache_type=cache_type,
             callback=tap.callback,
+            callback_data=tap.log,
         )
         open_writer = partial(
             _open_writer,
@@ -116,7 +121,9 @@ def capture_llamacpp(
         with open_pipeline(
             open_writer,
             output,
-            lambda sink, latch: DecodedHandler(sink, latch, token_ids=token_ids),
+            lambda sink, latch: DecodedHandler(
+                sink, latch, LogReader(gguf.model, results), token_ids=token_ids
+            ),
             labels=[prompt.label for prompt in wanted],
             max_pending_bytes=MAX_PENDING_BYTES,
             limits=limits,
@@ -185,12 +192,8 @@ class Listener:
     pipeline: Pipeline
     tap: Tap
     requests: int = 0  # begun
-    _step: int = 0
     _prompt_tokens: int = 0
     _arrival_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.tap.listen(self.pipeline.latch)
 
     def begin(self, prompt_tokens: int) -> None:
         """The next request."""
@@ -210,14 +213,13 @@ class Listener:
         """What the body runs is one `llama_decode` of the request's next tokens."""
         self.tap.begin()
         yield
-        routed = self.tap.end(len(tokens), outputs)
-        ids = tuple(tokens)
-        decoded = Decoded(self.requests - 1, position, self._prompt_tokens, self._step, ids, routed)
-        self._step += 1 if routed is None else len(routed.forwards)
+        log = self.tap.end()
+        number, ids = self.requests - 1, tuple(tokens)
+        decoded = Decoded(number, position, self._prompt_tokens, ids, outputs, log, NO_ROOM)
         drain = self.pipeline.drain
-        if routed is None or not drain.offer(decoded, decoded.nbytes):
-            reason = FAILED if routed is None else BEHIND
-            drain.offer(replace(decoded, routed=None, drop_reason=reason))
+        if log is None or not drain.offer(decoded, decoded.nbytes):
+            reason = NO_ROOM if log is None else BEHIND
+            drain.offer(replace(decoded, log=None, drop_reason=reason))
 
     def _tell(self, output_tokens: int | None) -> None:
         number = self.requests - 1

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeprof.capture.failure import FailureLatch
-from moeprof.capture.llamacpp.tap import Routed
+from moeprof.capture.llamacpp.reading import LogReader, Routed
 from moeprof.capture.sink import FAILED, TraceSink
 from moeprof.trace import Phase, Request, TokenRows
 
@@ -21,9 +22,9 @@ class Decoded:
     request: int
     position: int  # of the first token
     prompt_tokens: int  # of the request: tokens before that position are prefill
-    step: int  # of the first micro-batch
     token_ids: tuple[int, ...]
-    routed: Routed | None = None  # None: only counted, for `drop_reason`
+    outputs: NDArray[np.bool_]  # [T] whose logits were asked for
+    log: NDArray[np.uint8] | None = None  # None: only counted, for `drop_reason`
     drop_reason: str = FAILED
 
     @property
@@ -34,49 +35,55 @@ class Decoded:
     @property
     def nbytes(self) -> int:
         """Size of what it holds."""
-        return 8 * self.tokens + (0 if self.routed is None else self.routed.nbytes)
+        return 9 * self.tokens + (0 if self.log is None else self.log.nbytes)
 
 
 class DecodedHandler:
     """Writes what was decoded, and requests, to `sink`. Its methods belong to the writer thread."""
 
-    def __init__(self, sink: TraceSink, latch: FailureLatch, *, token_ids: bool) -> None:
+    def __init__(
+        self, sink: TraceSink, latch: FailureLatch, reader: LogReader, *, token_ids: bool
+    ) -> None:
         self._sink = sink
         self._latch = latch
+        self._reader = reader
         self._token_ids = token_ids
+        self._step = 0
 
     def handle(self, items: Sequence[Any]) -> None:
         """Items of the queue, in order. Never raises."""
         for item in items:
             if isinstance(item, Request):
                 self._sink.put_requests([item])
-            elif item.routed is None:
+            elif item.log is None or self._latch.tripped:
+                self._step += 1
                 self._sink.drop(item.tokens, item.drop_reason)
             else:
-                self._write(item)
+                self._write(item, item.log)
 
     def finish(self) -> None:
         """Every item was complete when it came."""
 
-    def _write(self, decoded: Decoded) -> None:
+    def _write(self, decoded: Decoded, log: NDArray[np.uint8]) -> None:
         try:
-            rows = rows_of(decoded, token_ids=self._token_ids)
+            routed = self._reader.read(log, decoded.tokens, decoded.outputs)
+            rows = rows_of(decoded, routed, self._step, token_ids=self._token_ids)
+            self._step += len(routed.forwards)
         except Exception as error:
-            self._latch.trip(error, "interpreting a step")
+            self._latch.trip(error, "reading llama.cpp's routers")
             self._sink.drop(decoded.tokens, FAILED)
         else:
             self._sink.write(rows)
 
 
-def rows_of(decoded: Decoded, *, token_ids: bool) -> TokenRows:
+def rows_of(decoded: Decoded, routed: Routed, step: int, *, token_ids: bool) -> TokenRows:
     """A row a token; a step is a micro-batch, since each is a pass through the model's weights."""
-    routed, tokens = decoded.routed, decoded.tokens
-    assert routed is not None
+    tokens = decoded.tokens
     position = np.arange(decoded.position, decoded.position + tokens, dtype=np.int32)
     forwards = np.repeat(np.arange(len(routed.forwards)), routed.forwards)
     decode = position >= decoded.prompt_tokens
     return TokenRows(
-        step=(decoded.step + forwards).astype(np.int64),
+        step=(step + forwards).astype(np.int64),
         request=np.full(tokens, decoded.request, np.int32),
         position=position,
         phase=np.where(decode, Phase.DECODE, Phase.PREFILL).astype(np.int8),

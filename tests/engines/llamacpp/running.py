@@ -37,29 +37,31 @@ def tokens_without_us(model: Path, prompts: list[list[int]]) -> list[list[int]]:
         return [generate(engine, prompt, SETTINGS["max_new_tokens"], None) for prompt in prompts]
 
 
-def read_whole(model: Path, tokens: list[int], names: set[str]) -> dict[str, NDArray[np.float32]]:
+def read_whole(model: Path, tokens: list[int], names: set[str]) -> dict[str, NDArray[Any]]:
     """Tensors of one prompt in one graph by name, [tokens, columns], by llama.cpp's own accessors.
 
-    None of our reading is used: contiguous tensors are copied from where ggml says they are.
+    None of our reading is used: tensors are copied from where ggml says they are, as if they were
+    contiguous. Those of ids are int32, all others float32.
     """
     import llama_cpp
 
     folder = Path(llama_cpp.__file__).parent / "lib"
     ggml = ctypes.CDLL(str(folder / "libggml-base.so"))
     ggml.ggml_get_name.restype = ctypes.c_char_p
-    ggml.ggml_get_data_f32.restype = ctypes.c_void_p
-    for function in (ggml.ggml_get_name, ggml.ggml_get_data_f32, ggml.ggml_nelements):
+    ggml.ggml_get_data.restype = ctypes.c_void_p
+    for function in (ggml.ggml_get_name, ggml.ggml_get_data, ggml.ggml_nelements):
         function.argtypes = [ctypes.c_void_p]
     ggml.ggml_nelements.restype = ctypes.c_int64
-    found: dict[str, NDArray[np.float32]] = {}
+    found: dict[str, NDArray[Any]] = {}
 
     @llama_cpp.ggml_backend_sched_eval_callback
     def callback(tensor: int, ask: bool, _: Any) -> bool:
         name = ggml.ggml_get_name(tensor).decode()
         if name in names and not ask:
             count = ggml.ggml_nelements(tensor)
-            values = (ctypes.c_float * count).from_address(ggml.ggml_get_data_f32(tensor))
-            found[name] = np.array(values, np.float32).reshape(len(tokens), -1)
+            kind = ctypes.c_int32 if "topk" in name else ctypes.c_float
+            values = (kind * count).from_address(ggml.ggml_get_data(tensor))
+            found[name] = np.array(values).reshape(len(tokens), -1)
         return name in names
 
     with closing(Engine(model)) as engine:

@@ -21,10 +21,12 @@ import moeprof  # noqa: E402
 from moeprof.capture import Prompt  # noqa: E402
 from moeprof.capture.llamacpp import ggml  # noqa: E402
 from moeprof.capture.llamacpp.engine import Engine  # noqa: E402
-from moeprof.capture.llamacpp.tap import Tap  # noqa: E402
+from moeprof.capture.llamacpp.reading import LogReader  # noqa: E402
+from moeprof.capture.llamacpp.tap import Tap, wanted_results  # noqa: E402
 from moeprof.errors import InputError, MoeprofError  # noqa: E402
 from moeprof.model.gguf import BLOCKS  # noqa: E402
 from moeprof.model.gguf_model import read_gguf_model  # noqa: E402
+from moeprof.trace import Phase  # noqa: E402
 from tests.engines.llamacpp.gguf_files import write_m3  # noqa: E402
 from tests.engines.llamacpp.running import (  # noqa: E402
     PROMPTS,
@@ -60,27 +62,27 @@ def test_it_says_what_llama_cpp_pythons_own_class_says(m3: Path, tmp_path: Path)
             assert [token for _, token in theirs] == ours
 
 
-@pytest.mark.parametrize("fails_at", [0, 5, 300])
+@pytest.mark.parametrize("fails_at", [0, 1, 30])
 def test_an_error_of_ours_ends_the_recording_and_nothing_else(
     m3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
     trace = capture(m3, tmp_path / "good.moetrace", token_ids=True)
     due = [token for ids in tokens_without_us(m3, split(trace)[0]) for token in ids]
     spoken: list[int] = []
-    sample, take, calls = Engine.sample, Tap._take, 0
+    sample, read, calls = Engine.sample, LogReader.read, 0
 
-    def failing(tap: Tap, address: int) -> None:
+    def failing(reader: LogReader, *given: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > fails_at:
             raise RuntimeError("text of a prompt")
-        take(tap, address)
+        return read(reader, *given)
 
     def listening(engine: Engine) -> int:
         spoken.append(sample(engine))
         return spoken[-1]
 
-    monkeypatch.setattr(Tap, "_take", failing)
+    monkeypatch.setattr(LogReader, "read", failing)
     monkeypatch.setattr(Engine, "sample", listening)
     with pytest.raises(MoeprofError, match=r"reading llama\.cpp's routers failed") as caught:
         capture(m3, tmp_path / "bad.moetrace")
@@ -91,19 +93,37 @@ def test_an_error_of_ours_ends_the_recording_and_nothing_else(
     assert not moeprof.validate_trace(tmp_path / "bad.moetrace").problems
 
 
-def test_ctrl_c_in_the_callback_waits_for_llama_cpp(
+def test_a_log_without_room_is_counted(
     m3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, calls = Tap._take, 0
+    """As if llama.cpp computed more than was expected: nothing is written beyond the memory."""
+    whole = capture(m3, tmp_path / "whole.moetrace", token_ids=True)
+    make = Tap.__init__
 
-    def interrupted(tap: Tap, address: int) -> None:
+    def small(tap: Tap, *given: Any) -> None:
+        make(tap, *given)
+        tap._log[0] = 8 * 500  # a decode step fits, a micro-batch of a prompt does not
+
+    monkeypatch.setattr(Tap, "__init__", small)
+    trace = capture(m3, tmp_path / "t.moetrace", token_ids=True)
+    assert (trace.phase == Phase.DECODE).sum() == (whole.phase == Phase.DECODE).sum()
+    assert trace.tokens + sum(trace.dropped.values()) == whole.tokens
+    assert set(trace.dropped) == {"llama.cpp computed more than was expected"}
+
+
+def test_ctrl_c_leaves_a_whole_trace(
+    m3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, calls = Engine.sample, 0
+
+    def interrupted(engine: Engine) -> int:
         nonlocal calls
         calls += 1
-        if calls == 200:
+        if calls == 15:
             raise KeyboardInterrupt
-        take(tap, address)
+        return sample(engine)
 
-    monkeypatch.setattr(Tap, "_take", interrupted)
+    monkeypatch.setattr(Engine, "sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
         capture(m3, tmp_path / "t.moetrace")
     trace = moeprof.open_trace(tmp_path / "t.moetrace")
@@ -114,7 +134,7 @@ def test_ctrl_c_in_the_callback_waits_for_llama_cpp(
 def test_what_runs_outside_of_a_request_is_not_traffic(m3: Path) -> None:
     """A warm-up: the callback is there, nobody has begun."""
     gguf = read_gguf_model(m3)
-    tap = Tap(ggml.Ggml(), gguf.model)
+    tap = Tap(ggml.Ggml(), gguf.model, wanted_results(gguf.model), 64)
     with closing(Engine(m3)) as engine:
         engine.open_context(context=256, batch=64, micro_batch=64, threads=1, callback=tap.callback)
         engine.start(None)

@@ -75,26 +75,17 @@ def test_ids_are_the_highest_scores_of_the_same_run(m3: Path, tmp_path: Path) ->
         assert (ours.experts(layer)[prefill] == ranked[:, :4]).all()
 
 
-def test_llama_cpp_hands_over_views(m3: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_llama_cpp_hands_over_views(m3: Path, tmp_path: Path) -> None:
     """A contiguous reading of the same memory gives other experts from the second token on."""
-    from moeprof.capture.llamacpp import tap
-
-    seen = []
-
-    def spy(data: Any, tensor: Any, columns: int) -> Any:
-        rows = read(data, tensor, columns)
-        count = rows.size
-        seen.append((tensor.nb[1], rows, data.view(np.int32)[:count].reshape(rows.shape)))
-        return rows
-
-    read = tap.read_rows
-    monkeypatch.setattr(tap, "read_rows", spy)
-    capture(m3, tmp_path / "t.moetrace")
-    prefill = [each for each in seen if len(each[1]) > 1]
-    assert prefill and {stride for stride, _, _ in prefill} == {4 * 64}
-    for _, rows, contiguous in prefill:
-        assert (rows[0] == contiguous[0]).all()
-        assert (rows[1:] != contiguous[1:]).any(axis=1).all()
+    options = {"token_ids": True, "batch": 512, "micro_batch": 512, "prompts": PROMPTS[1:2]}
+    ours = capture(m3, tmp_path / "t.moetrace", **options)
+    prefill = ours.phase == Phase.PREFILL
+    names = {f"ffn_moe_topk-{layer}" for layer in ours.layers}
+    wrong = read_whole(m3, ours.token_id[prefill].tolist(), names)
+    for layer in ours.layers:
+        right, contiguous = ours.experts(layer)[prefill], wrong[f"ffn_moe_topk-{layer}"]
+        assert (right[0] == contiguous[0]).all()
+        assert (right[1:] != contiguous[1:]).any(axis=1).all()
 
 
 def test_positions_phases_steps_and_requests(m3: Path, tmp_path: Path) -> None:
