@@ -136,10 +136,23 @@ def test_what_runs_outside_of_a_request_is_not_traffic(m3: Path) -> None:
     gguf = read_gguf_model(m3)
     tap = Tap(ggml.Ggml(), gguf.model, wanted_results(gguf.model), 64)
     with closing(Engine(m3)) as engine:
-        engine.open_context(context=256, batch=64, micro_batch=64, threads=1, callback=tap.callback)
+        engine.open_context(
+            context=256,
+            batch=64,
+            micro_batch=64,
+            threads=1,
+            callback=tap.callback,
+            callback_data=tap.log,
+        )
         engine.start(None)
         engine.decode([3, 4, 5], 0, np.ones(3, bool))
-        assert tap._pieces == {} and tap.end(3, np.ones(3, bool)) is None
+        assert tap.end() is None
+        tap.begin()
+        engine.decode([6, 7], 3, np.ones(2, bool))
+        log = tap.end()
+    assert log is not None
+    found = LogReader(gguf.model, wanted_results(gguf.model)).read(log, 2, np.ones(2, bool))
+    assert found.recorded.all() and found.forwards == (2,)
 
 
 def test_sampling_is_by_seed(m3: Path, tmp_path: Path) -> None:
