@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import io
 import json
@@ -26,7 +27,7 @@ from moeprof.capture.server import ServerCapture, capture_server
 from moeprof.capture.server.asking import Asking
 from moeprof.errors import InputError, MoeprofError
 from moeprof.model import MoEModel
-from moeprof.trace import open_trace, validate_trace
+from moeprof.trace import TokenRows, TraceWriter, open_trace, validate_trace
 from tests.conftest import small_config
 
 from .engines import MODEL, VllmServer, npy, routing_of
@@ -249,6 +250,28 @@ def test_a_busy_server_is_asked_again_and_a_broken_one_is_not(tmp_path: Path) ->
     prompts = [Prompt("busy"), Prompt("broken"), Prompt("fine")]
     result = recorded(answer, tmp_path / "t", prompts=prompts, retries=1)
     assert times == {"busy": 2, "broken": 1} and result.requests == 2
+
+
+def test_a_full_disk_ends_the_asking_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = TraceWriter.write, []
+
+    def full_after_two(self: TraceWriter, rows: TokenRows) -> bool:
+        calls.append(len(rows))
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, rows)
+
+    monkeypatch.setattr(TraceWriter, "write", full_after_two)
+    prompts = [Prompt(f"prompt {n}") for n in range(400)]
+    result = recorded(VllmServer(), tmp_path / "t", prompts=prompts)
+    assert result.problem == (
+        "recording stopped: writing the trace failed: No space left on device"
+    )
+    answers = sum(len(f"prompt {n}") + 3 for n in range(result.requests))
+    assert result.requests < 400 and result.tokens + result.dropped == answers
+    assert set(open_trace(tmp_path / "t").request.tolist()) == {0, 1}
 
 
 def test_a_duration_ends_it_while_an_answer_is_waited_for(tmp_path: Path) -> None:
