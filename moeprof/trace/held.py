@@ -58,6 +58,10 @@ class HeldWindows:
         self._layers = np.array(manifest.layers, np.int32)
         self._shape = (_PHASES, len(manifest.layers), manifest.experts)
         self._top_k = manifest.top_k
+        places = len(manifest.layers) * manifest.experts
+        narrow = np.uint16 if places <= 1 << 16 else np.uint32
+        offsets = np.arange(0, places, manifest.experts)[:, None]  # [L, 1]
+        self._offsets: NDArray[np.unsignedinteger] = offsets.astype(narrow)
         self._window = 0
         self._counts = np.zeros(self._shape, np.int64)
         self._open_tokens = 0
@@ -80,7 +84,7 @@ class HeldWindows:
                 self.finish()
                 self._window = int(window[start])
             for first in range(start, stop, _CHUNK_ROWS):
-                self._count(rows, slice(first, min(first + _CHUNK_ROWS, stop)))
+                self._count(rows.select(slice(first, min(first + _CHUNK_ROWS, stop))))
             self._open_tokens += int(stop - start)
 
     def put(self, batch: pa.RecordBatch, tokens: int) -> None:
@@ -112,13 +116,15 @@ class HeldWindows:
         self._whole, self._whole_tokens, self.rows = [], 0, 0
         return tokens, partial(pa.concat_batches, whole)
 
-    def _count(self, rows: TokenRows, part: slice) -> None:
-        """Add the assignments of the rows in `part`."""
-        _, layers, experts = self._shape
-        phase = np.zeros(len(rows), np.int64) if rows.phase is None else rows.phase.astype(int) + 1
-        row = phase[part, None] * layers + np.arange(layers)  # [T, L] of counts
-        place = row[:, :, None] * experts + rows.experts[part]
-        flat: NDArray[np.int64] = (
-            place.reshape(-1) if rows.recorded is None else place[rows.recorded[part]].reshape(-1)
-        )
-        self._counts += np.bincount(flat, minlength=self._counts.size).reshape(self._shape)
+    def _count(self, rows: TokenRows) -> None:
+        """Add the assignments of `rows`, phase by phase."""
+        place = rows.experts + self._offsets  # [T, L, k] of one phase's counts
+        phases = np.full(len(rows), -1, np.int8) if rows.phase is None else rows.phase
+        for phase in np.unique(phases).tolist():
+            mask = phases == phase
+            part = place if mask.all() else place[mask]
+            if rows.recorded is not None:
+                part = part[rows.recorded[mask]]
+            flat = part.reshape(-1).astype(np.intp)
+            counts = np.bincount(flat, minlength=self._counts[0].size)
+            self._counts[phase + 1] += counts.reshape(self._shape[1:])
