@@ -17,9 +17,9 @@ from tests.engines.vllm.server import Server, at_once, serving
 logger = logging.getLogger(__name__)
 PROMPTS = {f"p{i}": list(range(5 * i, 5 * i + 12 + 3 * i)) for i in range(8)}
 TOKENS = 6
-# Not on a CPU with 0.32, whoever records: expert parallelism, whose kernel (cpu_fused_moe.cpp) takes
-# ids of all experts for those of its own and crashes; data parallelism of an MoE model, whose first
-# forward raises NotImplementedError (all_gatherv of device_communicators/cpu_communicator.py).
+# Not on a CPU with 0.32, whoever records: expert parallelism, whose kernel (cpu_fused_moe.cpp)
+# takes ids of all experts for those of its own and crashes; data parallelism of an MoE model, whose
+# first forward raises NotImplementedError (all_gatherv of CpuCommunicator).
 KINDS = {
     "tensor": ["--tensor-parallel-size=2", "--enforce-eager"],
     # Eager, the CPU runner of 0.32 makes no buffer for what the first stage sends.
