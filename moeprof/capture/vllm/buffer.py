@@ -31,6 +31,7 @@ class StepBuffer:
             self.rows = torch.full(
                 (self.capacity, self.layout.width), UNWRITTEN, dtype=torch.int16, device=device
             )
+            self._position, self._token_id = map(self._words32, ("position", "token_id"))
         self._device = device
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._copied: torch.cuda.Event | None = None
@@ -58,11 +59,9 @@ class StepBuffer:
         import torch
 
         rows = self.rows[:tokens]
-        for name, values in (("position", positions), ("token_id", token_ids)):
-            if values is not None:
-                field = self.layout.fields[name]
-                words = rows[:, field.start : field.start + field.words]
-                words.view(torch.int32)[:, 0].copy_(values, non_blocking=True)
+        self._position[:tokens].copy_(positions, non_blocking=True)
+        if token_ids is not None:
+            self._token_id[:tokens].copy_(token_ids, non_blocking=True)
         if self._side is None:
             return Routing((self._part(rows),))
         self._side.wait_stream(torch.cuda.current_stream(self._device))
@@ -71,6 +70,13 @@ class StepBuffer:
             self._copied = torch.cuda.Event()
             self._copied.record(self._side)
         return Routing((part,))
+
+    def _words32(self, name: str) -> torch.Tensor:
+        """[capacity] a field of one 32-bit word; the view is made once."""
+        import torch
+
+        field = self.layout.fields[name]
+        return self.rows[:, field.start : field.start + field.words].view(torch.int32)[:, 0]
 
     def _part(self, rows: torch.Tensor) -> Part:
         return Part(tuple(range(self.layout.layers)), self.layout, copy_to_host(rows))
