@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,14 @@ from moeprof.trace import Request, TokenRows, Trace, TraceWriter, synthesize_row
 # Shared machines make timings unreliable, and a failure in CI must be one that can be repeated.
 settings.register_profile("moeprof", deadline=None, derandomize=True)
 settings.load_profile("moeprof")
+
+# In the background of a shell these are ignored, and what the tests start would inherit that.
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def small_config(layers: int = 4, experts: int = 16, top_k: int = 3) -> dict[str, object]:
