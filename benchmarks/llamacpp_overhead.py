@@ -25,11 +25,12 @@ import llama_cpp
 import numpy as np
 
 from moeprof.capture.limits import Limits
-from moeprof.capture.llamacpp.engine import Engine
+from moeprof.capture.llamacpp.engine import Engine, EvalCallback
+from moeprof.capture.llamacpp.generation import generate
 from moeprof.capture.llamacpp.ggml import Ggml
+from moeprof.capture.llamacpp.listener import Listener
 from moeprof.capture.llamacpp.reading import LogReader
-from moeprof.capture.llamacpp.run import Listener, generate
-from moeprof.capture.llamacpp.tap import Tap, wanted_results
+from moeprof.capture.llamacpp.tap import Tap, compiled_callback, wanted_results
 from moeprof.capture.llamacpp.traffic import DecodedHandler
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, open_pipeline
 from moeprof.model.gguf_model import read_gguf_model
@@ -105,7 +106,7 @@ def main() -> None:
     gguf = read_gguf_model(path)
     prompt = np.random.default_rng(0).integers(3, VOCABULARY, args.prompt).tolist()
     results = wanted_results(gguf.model)
-    tap = Tap(Ggml(), gguf.model, results, 512)
+    tap = Tap(compiled_callback(Ggml()), gguf.model, results, 512)
     ways = {"alone": None, "recording": tap.callback, "asked in Python": python_callback()}
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(args.rounds + 1):  # the first warms up
@@ -117,7 +118,6 @@ def main() -> None:
                     micro_batch=512,
                     threads=args.threads,
                     callback=callback,
-                    callback_data=tap.log,
                 )
                 trace = folder / f"{number}.moetrace"
                 recorder = (gguf, tap, trace) if way == "recording" else None
@@ -190,7 +190,7 @@ def report(seconds: dict[str, list[tuple[float, float]]], prompt: int, new: int)
             )
 
 
-def python_callback() -> int:
+def python_callback() -> EvalCallback:
     """The usual way: every node is asked about in Python, the name fetched by a C call each."""
     folder = Path(llama_cpp.__file__).parent / "lib"
     library = next(folder.glob("*ggml-base.so"))
@@ -201,10 +201,7 @@ def python_callback() -> int:
     def callback(tensor: int, ask: bool, state: Any) -> bool:
         return bool(name(tensor).startswith(b"ffn_moe_topk-"))
 
-    python_callback.kept = callback  # type: ignore[attr-defined]
-    address = ctypes.cast(callback, ctypes.c_void_p).value
-    assert address is not None
-    return address
+    return EvalCallback(ctypes.cast(callback, ctypes.c_void_p).value or 0, None, callback)
 
 
 def write_model(path: Path) -> Path:

@@ -7,8 +7,7 @@ reuses prefixes of earlier prompts, and holds logits of the whole context where 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.capture.llamacpp.ggml import import_llama_cpp
+from moeprof.capture.llamacpp.messages import Messages
 from moeprof.errors import InputError, MoeprofError
 
-_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 CACHE_TYPES = {"f16": 1, "f32": 0, "bf16": 30, "q8_0": 8, "q4_0": 2}  # ggml_type
 
 
@@ -32,6 +31,19 @@ class Sampling:
     top_p: float = 0.95
     min_p: float = 0.05
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class EvalCallback:
+    """What llama.cpp calls with every node of a graph, and what it passes along.
+
+    Addresses: `function` of a `ggml_backend_sched_eval_callback`, which is given `data`. A context
+    keeps `owner` alive, to which the memory behind both belongs.
+    """
+
+    function: int
+    data: int | None
+    owner: Any
 
 
 class Engine:
@@ -47,8 +59,9 @@ class Engine:
         if gpu_layers is not None:
             params.n_gpu_layers = gpu_layers
         self._context: Any = None
+        self._callback: EvalCallback | None = None
         self._sampler: Any = None
-        self._log = _Log(self._c)
+        self._log = Messages(self._c)
         with self._log.caught():
             self._model = self._c.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
@@ -67,13 +80,11 @@ class Engine:
         micro_batch: int,
         threads: int | None = None,
         cache_type: str = "f16",
-        callback: int | None = None,
-        callback_data: int | None = None,
+        callback: EvalCallback | None = None,
     ) -> None:
         """Room for `context` tokens, run `batch` a call and `micro_batch` a graph.
 
-        `cache_type`, of CACHE_TYPES, is that of keys and values. `callback` is a `cb_eval`,
-        which gets `callback_data`.
+        `cache_type`, of CACHE_TYPES, is that of keys and values.
         """
         params = self._c.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, batch, micro_batch
@@ -83,8 +94,9 @@ class Engine:
             params.n_threads = params.n_threads_batch = threads
         if callback is not None:
             kind = self._c.ggml_backend_sched_eval_callback
-            params.cb_eval = ctypes.cast(callback, kind)
-            params.cb_eval_user_data = callback_data
+            params.cb_eval = ctypes.cast(callback.function, kind)
+            params.cb_eval_user_data = callback.data
+            self._callback = callback
         with self._log.caught():
             self._context = self._c.llama_init_from_model(self._model, params)
         if not self._context:
@@ -172,42 +184,9 @@ class Engine:
                 self._c.llama_free(self._context)
             if self._model:
                 self._c.llama_model_free(self._model)
-        self._context = self._model = None
+        self._context = self._model = self._callback = None
 
     def _free_sampler(self) -> None:
         if self._sampler:
             self._c.llama_sampler_free(self._sampler)
         self._sampler = None
-
-
-class _Log:
-    """llama.cpp's messages, of which the errors are kept and nothing is shown."""
-
-    def __init__(self, c: Any) -> None:
-        self._c = c
-        self._errors: list[str] = []
-        self._keep = c.llama_log_callback(self._take)
-
-    @property
-    def reason(self) -> str:
-        """What it says of the failure, as one line: the last that calls itself an error."""
-        lines = [" ".join(line.split()) for line in "".join(self._errors).split("\n")]
-        said = [line for line in lines if line]
-        errors = [line for line in said if "error" in line]
-        return (errors or said or ["it does not say why"])[-1][:300]
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Messages come here until the body ends."""
-        self._errors.clear()
-        before, state = self._c.llama_log_callback(), ctypes.c_void_p()
-        self._c.llama_log_get(ctypes.byref(before), ctypes.byref(state))
-        self._c.llama_log_set(self._keep, None)
-        try:
-            yield
-        finally:
-            self._c.llama_log_set(before, state)
-
-    def _take(self, level: int, text: bytes, state: int | None) -> None:
-        if level == _ERROR_LEVEL and len(self._errors) < 100:
-            self._errors.append(text.decode(errors="replace"))

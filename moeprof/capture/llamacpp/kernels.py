@@ -11,34 +11,43 @@ import ctypes
 from typing import Any
 
 import numpy as np
+from llvmlite.binding import add_symbol
 from numba import carray, cfunc, njit, types
 from numpy.typing import NDArray
 
 from moeprof.capture.llamacpp.ggml import F32, I32, MAX_NAME, Tensor
+from moeprof.capture.llamacpp.tap import HEAD
 
-# The log begins with these numbers of 64 bits: bytes in all, bytes used, whether results are
-# wanted now, and how many found no room.
-SIZE, USED, OPEN, LOST = range(4)
-HEAD_BYTES = 32
+# The fields of a tensor that matter here.
 STRUCT_BYTES = ctypes.sizeof(Tensor)
-
+TENSOR = np.dtype(
+    {
+        "names": ["type", "ne", "nb", "name"],
+        "formats": ["i4", ("i8", 4), ("i8", 4), ("u1", MAX_NAME)],
+        "offsets": [getattr(Tensor, field).offset for field in ("type", "ne", "nb", "name")],
+        "itemsize": STRUCT_BYTES,
+    }
+)
 _SIGNATURE = types.boolean(types.voidptr, types.boolean, types.voidptr)
-_NE, _NB, _NAME = Tensor.ne.offset // 8, Tensor.nb.offset // 8, Tensor.name.offset
 _MINUS, _ZERO, _NINE = ord("-"), ord("0"), ord("9")
+_READ = "moeprof_ggml_backend_tensor_get"
+_tensor_get = types.ExternalFunction(
+    _READ, types.void(types.voidptr, types.voidptr, types.uint64, types.uint64)
+)
 
 
 @njit(cache=True, nogil=True)
 def is_wanted(name: NDArray[np.uint8], stems: NDArray[np.uint8]) -> bool:
     """Whether `name`, [64] bytes that end at a 0, is one of `stems`, "-" and a number.
 
-    `stems` is [n, 64], each ending at a 0. What llama.cpp derives of a tensor has more behind the
-    number ("ffn_moe_topk-3 (reshaped)").
+    `stems` is [n, 64], each ending at a 0; empty ones are none. What llama.cpp derives of a tensor
+    has more behind the number ("ffn_moe_topk-3 (reshaped)").
     """
     for row in range(stems.shape[0]):
         at = 0
         while stems[row, at] != 0 and stems[row, at] == name[at]:
             at += 1
-        if stems[row, at] != 0 or name[at] != _MINUS:
+        if at == 0 or stems[row, at] != 0 or name[at] != _MINUS:
             continue
         at += 1
         digits = 0
@@ -80,45 +89,38 @@ def gather(
                     at += 1
 
 
-def compile_callback(stems: tuple[str, ...], tensor_get: int) -> Any:
-    """A `ggml_backend_sched_eval_callback` that logs results named `stems`-N.
+def load_callback(tensor_get: int) -> Any:
+    """A `ggml_backend_sched_eval_callback` that logs what the head of its log asks for.
 
     `tensor_get` is the address of `ggml_backend_tensor_get`; `cb_eval_user_data` is the log. What
-    comes back has an `address`; keep it alive.
+    comes back has an `address`; keep it alive. Compiling takes seconds, so Numba keeps the code on
+    disk: no address and no name is part of it, and the layouts, being closed over, are in its key.
     """
-    known = np.zeros((len(stems), MAX_NAME), np.uint8)
-    for row, stem in enumerate(stems):
-        known[row, : len(stem)] = np.frombuffer(stem.encode(), np.uint8)
-    size = ctypes.c_size_t
-    get = ctypes.CFUNCTYPE(None, ctypes.c_void_p, size, size, size)(tensor_get)
+    add_symbol(_READ, tensor_get)
+    head_type, tensor_type, struct_bytes = HEAD, TENSOR, STRUCT_BYTES
 
-    @cfunc(_SIGNATURE)
+    @cfunc(_SIGNATURE, cache=True)
     def callback(tensor: Any, ask: bool, log: Any) -> bool:
-        struct = carray(tensor, STRUCT_BYTES, np.uint8)
+        head = carray(log, 1, head_type)[0]
+        seen = carray(tensor, 1, tensor_type)[0]
         if ask:
-            return bool(is_wanted(struct[_NAME:], known))
-        head = carray(log, HEAD_BYTES // 8, np.int64)
-        if head[OPEN] == 0:
+            return bool(is_wanted(seen.name, head.stems))
+        if not head.open:
             return True
-        words = carray(tensor, STRUCT_BYTES // 8, np.int64)
-        ne, nb = words[_NE : _NE + 4], words[_NB : _NB + 4]
-        kind = carray(tensor, 1, np.int32)[0]
-        readable = kind in (F32, I32)
-        span = span_bytes(ne, nb) if readable else 0
-        elements = ne[0] * ne[1] * ne[2] * ne[3] if span else 0
-        start = head[USED]
-        data = start + STRUCT_BYTES
+        span = span_bytes(seen.ne, seen.nb) if seen.type in (F32, I32) else 0
+        elements = seen.ne[0] * seen.ne[1] * seen.ne[2] * seen.ne[3] if span else 0
+        data = head.used + struct_bytes
         end = data + (4 * elements + 7) // 8 * 8
-        if end + span > head[SIZE]:  # the span lies behind, until it is gathered
-            head[LOST] += 1
+        if end + span > head.size:  # the span lies behind, until it is gathered
+            head.lost += 1
             return True
-        memory = carray(log, head[SIZE], np.uint8)
-        memory[start:data] = struct
+        memory = carray(log, head.size, np.uint8)
+        memory[head.used : data] = carray(tensor, struct_bytes, np.uint8)
         if span:
-            get(tensor, memory.ctypes.data + end, 0, span)
-            whole = memory[end : end + span].view(np.int32)
-            gather(whole, ne, nb, memory[data : data + 4 * elements].view(np.int32))
-        head[USED] = end
+            whole = memory[end : end + span]
+            _tensor_get(tensor, whole.ctypes, 0, span)
+            gather(whole.view(np.int32), seen.ne, seen.nb, memory[data:end].view(np.int32))
+        head.used = end
         return True
 
     return callback

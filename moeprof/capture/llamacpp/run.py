@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moeprof.capture.limits import Limits
 from moeprof.capture.llamacpp.engine import CACHE_TYPES, Engine, Sampling
+from moeprof.capture.llamacpp.generation import generate
 from moeprof.capture.llamacpp.ggml import Ggml
+from moeprof.capture.llamacpp.listener import Listener
 from moeprof.capture.llamacpp.reading import LogReader
-from moeprof.capture.llamacpp.tap import Tap, wanted_results
-from moeprof.capture.llamacpp.traffic import Decoded, DecodedHandler
-from moeprof.capture.pipeline import MAX_PENDING_BYTES, Pipeline, open_pipeline
+from moeprof.capture.llamacpp.tap import Tap, compiled_callback, wanted_results
+from moeprof.capture.llamacpp.traffic import DecodedHandler
+from moeprof.capture.pipeline import MAX_PENDING_BYTES, open_pipeline
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import CaptureResult, check_numbers, check_output, settle
-from moeprof.capture.sink import BEHIND
 from moeprof.errors import InputError
 from moeprof.model.gguf_model import GgufModel, read_gguf_model
-from moeprof.trace import Request, TraceWriter
+from moeprof.trace import TraceWriter
 
 Progress = Callable[[int, int], None]  # prompts done, prompts in all
-NO_ROOM = "llama.cpp computed more than was expected"
 _BLOCK = 256  # llama.cpp rounds a context up to a multiple of it
 
 
@@ -81,24 +77,25 @@ def capture_llamacpp(
     Raises InputError for prompts, model or output that cannot be used; MissingExtraError without
     llama-cpp-python; MoeprofError if recording broke off (what was recorded stays).
     """
+    given = {"threads": threads, "context": context}
+    check_numbers(**{name: value for name, value in given.items() if value is not None})
     check_numbers(max_new_tokens=max_new_tokens, batch=batch, micro_batch=micro_batch)
-    check_numbers(threads=1 if threads is None else threads, context=context or 1)
-    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed, aggregate_steps)
     _check_choice("last_layer", last_layer, ("all", "output"))
     _check_choice("cache_type", cache_type, CACHE_TYPES)
     if not 0 <= temperature < float("inf"):
         raise InputError(f"temperature is {temperature}, it must be at least 0")
+    limits = Limits(max_bytes, rotate, duration_s, sample_requests, seed, aggregate_steps)
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     if not wanted:
         raise InputError("there are no prompts")
     check_output(Path(output), force=force)
     gguf = read_gguf_model(model_path)
     results = wanted_results(gguf.model, weights=weights, margins=margins)
-    ggml = Ggml()
+    function = compiled_callback(Ggml())
     with closing(Engine(gguf.path, gpu_layers=gpu_layers)) as engine:
         tokens = _tokenize(engine, wanted, chat=chat)
         room = _room(tokens, wanted, max_new_tokens, context, engine.positions)
-        tap = Tap(ggml, gguf.model, results, min(batch, room))
+        tap = Tap(function, gguf.model, results, min(batch, room))
         engine.open_context(
             context=room,
             batch=min(batch, room),
@@ -106,7 +103,6 @@ def capture_llamacpp(
             threads=threads,
             cache_type=cache_type,
             callback=tap.callback,
-            callback_data=tap.log,
         )
         open_writer = partial(
             _open_writer,
@@ -129,104 +125,38 @@ def capture_llamacpp(
             limits=limits,
         ) as pipeline:
             listener = Listener(pipeline, tap)
-            sampling = Sampling(temperature, seed=seed) if sample else None
-            for number, ids in enumerate(tokens):
-                listener.begin(len(ids))
-                chosen = sampling and replace(sampling, seed=seed + number)
-                every = last_layer == "all"
-                new = generate(engine, ids, max_new_tokens, chosen, listener, every=every)
-                listener.finish(len(new))
-                if progress is not None:
-                    progress(number + 1, len(tokens))
-                if pipeline.recording.ended:
-                    break
+            _run_prompts(
+                engine,
+                tokens,
+                listener,
+                sampling=Sampling(temperature, seed=seed) if sample else None,
+                max_new_tokens=max_new_tokens,
+                every=last_layer == "all",
+                progress=progress,
+            )
     return settle(pipeline.recording, gguf.model.name, listener.requests)
 
 
-def generate(
+def _run_prompts(
     engine: Engine,
-    prompt: Sequence[int],
-    max_new_tokens: int,
-    sampling: Sampling | None,
-    listener: Listener | None = None,
+    prompts: Sequence[list[int]],
+    listener: Listener,
     *,
-    every: bool = True,
-) -> list[int]:
-    """The new tokens of one prompt, run as a sequence of its own.
-
-    `every` asks for logits of all prompt tokens, else of the last. `listener` sees each decode.
-    """
-    engine.start(sampling)
-    for start in range(0, len(prompt), engine.batch):
-        part = prompt[start : start + engine.batch]
-        outputs = np.full(len(part), every)
-        outputs[-1] |= start + len(part) == len(prompt)
-        _decode(engine, part, start, outputs, listener)
-    new: list[int] = []
-    while True:
-        new.append(engine.sample())
-        if len(new) == max_new_tokens or engine.ends(new[-1]):
-            return new
-        position = len(prompt) + len(new) - 1
-        _decode(engine, new[-1:], position, np.ones(1, bool), listener)
-
-
-def _decode(
-    engine: Engine,
-    tokens: Sequence[int],
-    position: int,
-    outputs: NDArray[np.bool_],
-    listener: Listener | None,
+    sampling: Sampling | None,
+    max_new_tokens: int,
+    every: bool,
+    progress: Progress | None,
 ) -> None:
-    if listener is None:
-        engine.decode(tokens, position, outputs)
-        return
-    with listener.decoding(tokens, position, outputs):
-        engine.decode(tokens, position, outputs)
-
-
-@dataclass
-class Listener:
-    """Follows the requests through the engine, and offers what was decoded to the pipeline."""
-
-    pipeline: Pipeline
-    tap: Tap
-    requests: int = 0  # begun
-    _prompt_tokens: int = 0
-    _arrival_s: float = 0.0
-
-    def begin(self, prompt_tokens: int) -> None:
-        """The next request."""
-        self.requests += 1
-        self._prompt_tokens = prompt_tokens
-        self._arrival_s = time.time() - self.pipeline.clock_base
-        self._tell(None)
-
-    def finish(self, output_tokens: int) -> None:
-        """The request has its last token."""
-        self._tell(output_tokens)
-
-    @contextmanager
-    def decoding(
-        self, tokens: Sequence[int], position: int, outputs: NDArray[np.bool_]
-    ) -> Iterator[None]:
-        """What the body runs is one `llama_decode` of the request's next tokens."""
-        self.tap.begin()
-        yield
-        log = self.tap.end()
-        number, ids = self.requests - 1, tuple(tokens)
-        decoded = Decoded(number, position, self._prompt_tokens, ids, outputs, log, NO_ROOM)
-        drain = self.pipeline.drain
-        if log is None or not drain.offer(decoded, decoded.nbytes):
-            reason = NO_ROOM if log is None else BEHIND
-            drain.offer(replace(decoded, log=None, drop_reason=reason))
-
-    def _tell(self, output_tokens: int | None) -> None:
-        number = self.requests - 1
-        (label,) = self.pipeline.recording.labels_of(number, 1)
-        self.pipeline.drain.offer(
-            Request(number, label, self._arrival_s, self._prompt_tokens, output_tokens)
-        )
+    """One after the other, until the recording ends."""
+    for number, ids in enumerate(prompts):
+        chosen = sampling and replace(sampling, seed=sampling.seed + number)
+        listener.begin(len(ids))
+        new = generate(engine, ids, max_new_tokens, chosen, listener, every=every)
+        listener.finish(len(new))
+        if progress is not None:
+            progress(number + 1, len(prompts))
+        if listener.pipeline.recording.ended:
+            return
 
 
 def _check_choice(name: str, value: str, choices: Collection[str]) -> None:

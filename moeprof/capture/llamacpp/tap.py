@@ -8,12 +8,14 @@ last layer computes only the tokens whose logits were asked for.
 
 from __future__ import annotations
 
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.capture.llamacpp.ggml import Ggml
+from moeprof.capture.llamacpp.engine import EvalCallback
+from moeprof.capture.llamacpp.ggml import MAX_NAME, Ggml
+from moeprof.errors import InputError
 from moeprof.model import MoEModel
 
 EXPERTS = ("ffn_moe_topk",)
@@ -22,7 +24,21 @@ EXPERTS = ("ffn_moe_topk",)
 WEIGHTS = ("ffn_moe_weights", "ffn_moe_weights_softmax", "ffn_moe_weights_norm")
 SCORES = ("ffn_moe_probs", "ffn_moe_probs_biased", "ffn_moe_probs_masked")
 LOGITS = ("ffn_moe_logits",)  # what Llama 4 chooses by
-_ENTRY_BYTES = 1024  # more than a struct, its padding and the log's head take
+# What the callback finds at its user data: the head of the log, whose entries follow.
+HEAD = np.dtype(
+    [
+        ("size", "i8"),  # bytes of the log, head included
+        ("used", "i8"),  # of these
+        ("lost", "i8"),  # results that found no room
+        ("open", "i8"),  # whether results are wanted now
+        (
+            "stems",
+            "u1",
+            (len(EXPERTS + WEIGHTS + SCORES), MAX_NAME),
+        ),  # their names without the layer's number
+    ]
+)
+_ENTRY_BYTES = 1024  # more than a struct and its padding take
 
 
 def wanted_results(
@@ -35,52 +51,58 @@ def wanted_results(
     return {kind: names for kind, names in asked.items() if given[kind]}
 
 
+def compiled_callback(ggml: Ggml) -> Any:
+    """The callback in machine code. InputError where Numba, which compiles it, does not work."""
+    try:
+        from moeprof.capture.llamacpp.kernels import load_callback
+
+        return load_callback(ggml.tensor_get)
+    except Exception as error:  # a broken installation fails in many ways
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(
+            f"llama.cpp's callback cannot be compiled, Numba fails ({reason}): "
+            "pip install --force-reinstall numba"
+        ) from None
+
+
 class Tap:
     """Logs between `begin` and `end`; outside of them it lets everything pass (a warm-up).
 
-    `tokens` is the most of one `llama_decode`, at least one graph.
+    `function` comes from `compiled_callback`. `tokens` is the most of one `llama_decode`, at least
+    one graph.
     """
 
     def __init__(
-        self, ggml: Ggml, model: MoEModel, results: dict[str, tuple[str, ...]], tokens: int
+        self, function: Any, model: MoEModel, results: dict[str, tuple[str, ...]], tokens: int
     ) -> None:
-        self._ggml = ggml
-        self._stems = tuple(name for names in results.values() for name in names)
+        self._function = function
+        stems = [name for names in results.values() for name in names]
         columns = sum(
             len(names) * (model.experts if kind == "margins" else model.top_k)
             for kind, names in results.items()
         )
         layers = len(model.moe_layers)
         # Entries if every token were a graph of its own; a span that is gathered lies behind them.
-        size = tokens * layers * (4 * columns + _ENTRY_BYTES * len(self._stems))
-        self._log = np.empty((size + 4 * model.experts * tokens + _ENTRY_BYTES) // 8, np.int64)
-        self._log[:4] = self._log.nbytes, 0, 0, 0
-
-    @cached_property
-    def callback(self) -> int:
-        """`cb_eval` of a context. The tap must live as long as the context does."""
-        from moeprof.capture.llamacpp.kernels import compile_callback
-
-        self._compiled = compile_callback(self._stems, self._ggml.tensor_get)
-        return int(self._compiled.address)
+        size = tokens * layers * (4 * columns + _ENTRY_BYTES * len(stems))
+        size += 4 * model.experts * tokens + HEAD.itemsize
+        self._log = np.empty(-(-size // 8), np.int64).view(np.uint8)
+        self._head = self._log[: HEAD.itemsize].view(HEAD)[0]
+        self._head["size"], self._head["open"], self._head["stems"] = len(self._log), 0, 0
+        for row, stem in zip(self._head["stems"], stems, strict=False):
+            row[: len(stem)] = np.frombuffer(stem.encode(), np.uint8)
 
     @property
-    def log(self) -> int:
-        """`cb_eval_user_data`."""
-        return int(self._log.ctypes.data)
+    def callback(self) -> EvalCallback:
+        """For a context, which then keeps the tap alive."""
+        return EvalCallback(self._function.address, self._log.ctypes.data, self)
 
     def begin(self) -> None:
         """What is computed from now on is traffic."""
-        from moeprof.capture.llamacpp.kernels import HEAD_BYTES
-
-        self._log[1:4] = HEAD_BYTES, 1, 0
+        self._head["used"], self._head["lost"] = HEAD.itemsize, 0
+        self._head["open"] = True
 
     def end(self) -> NDArray[np.uint8] | None:
         """A copy of what was logged; None if it had no room."""
-        from moeprof.capture.llamacpp.kernels import HEAD_BYTES
-
-        used, was_open, lost = self._log[1:4].tolist()
-        self._log[2] = 0
-        if lost or not was_open:
-            return None
-        return self._log.view(np.uint8)[HEAD_BYTES:used].copy()
+        whole = self._head["open"] and not self._head["lost"]
+        self._head["open"] = False
+        return self._log[HEAD.itemsize : self._head["used"]].copy() if whole else None

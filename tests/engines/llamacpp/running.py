@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import moeprof
 from moeprof.capture import Prompt
-from moeprof.capture.llamacpp.engine import Engine
-from moeprof.capture.llamacpp.run import generate
+from moeprof.capture.llamacpp.engine import Engine, EvalCallback
+from moeprof.capture.llamacpp.generation import generate
 
 PROMPTS = [
     Prompt("def add(a, b):\n    return a", "code"),
@@ -65,8 +65,14 @@ def read_whole(model: Path, tokens: list[int], names: set[str]) -> dict[str, NDA
         return name in names
 
     with closing(Engine(model)) as engine:
-        address = ctypes.cast(callback, ctypes.c_void_p).value
-        engine.open_context(context=512, batch=512, micro_batch=512, threads=1, callback=address)
+        function = ctypes.cast(callback, ctypes.c_void_p).value
+        engine.open_context(
+            context=512,
+            batch=512,
+            micro_batch=512,
+            threads=1,
+            callback=EvalCallback(function or 0, None, callback),
+        )
         engine.start(None)
         engine.decode(tokens, 0, np.ones(len(tokens), bool))
     return found

@@ -22,7 +22,7 @@ from moeprof.capture import Prompt  # noqa: E402
 from moeprof.capture.llamacpp import ggml  # noqa: E402
 from moeprof.capture.llamacpp.engine import Engine  # noqa: E402
 from moeprof.capture.llamacpp.reading import LogReader  # noqa: E402
-from moeprof.capture.llamacpp.tap import Tap, wanted_results  # noqa: E402
+from moeprof.capture.llamacpp.tap import Tap, compiled_callback, wanted_results  # noqa: E402
 from moeprof.errors import InputError, MoeprofError  # noqa: E402
 from moeprof.model.gguf import BLOCKS  # noqa: E402
 from moeprof.model.gguf_model import read_gguf_model  # noqa: E402
@@ -102,7 +102,7 @@ def test_a_log_without_room_is_counted(
 
     def small(tap: Tap, *given: Any) -> None:
         make(tap, *given)
-        tap._log[0] = 8 * 500  # a decode step fits, a micro-batch of a prompt does not
+        tap._head["size"] = 8 * 500  # a decode step fits, a micro-batch of a prompt does not
 
     monkeypatch.setattr(Tap, "__init__", small)
     trace = capture(m3, tmp_path / "t.moetrace", token_ids=True)
@@ -134,7 +134,7 @@ def test_ctrl_c_leaves_a_whole_trace(
 def test_what_runs_outside_of_a_request_is_not_traffic(m3: Path) -> None:
     """A warm-up: the callback is there, nobody has begun."""
     gguf = read_gguf_model(m3)
-    tap = Tap(ggml.Ggml(), gguf.model, wanted_results(gguf.model), 64)
+    tap = Tap(compiled_callback(ggml.Ggml()), gguf.model, wanted_results(gguf.model), 64)
     with closing(Engine(m3)) as engine:
         engine.open_context(
             context=256,
@@ -142,7 +142,6 @@ def test_what_runs_outside_of_a_request_is_not_traffic(m3: Path) -> None:
             micro_batch=64,
             threads=1,
             callback=tap.callback,
-            callback_data=tap.log,
         )
         engine.start(None)
         engine.decode([3, 4, 5], 0, np.ones(3, bool))
@@ -153,6 +152,22 @@ def test_what_runs_outside_of_a_request_is_not_traffic(m3: Path) -> None:
     assert log is not None
     found = LogReader(gguf.model, wanted_results(gguf.model)).read(log, 2, np.ones(2, bool))
     assert found.recorded.all() and found.forwards == (2,)
+
+
+def test_the_compiled_callback_is_kept_on_disk() -> None:
+    library = ggml.Ggml()
+    compiled_callback(library)
+    assert compiled_callback(library).cache_hits == 1
+
+
+def test_a_broken_numba_is_said_before_the_model_is_loaded(
+    m3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "moeprof.capture.llamacpp.kernels", None)
+    monkeypatch.setattr(Engine, "__init__", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(InputError, match=r"cannot be compiled, Numba fails .*pip install"):
+        capture(m3, tmp_path / "t.moetrace")
+    assert not (tmp_path / "t.moetrace").exists()
 
 
 def test_sampling_is_by_seed(m3: Path, tmp_path: Path) -> None:
