@@ -35,27 +35,31 @@ def run(
     model_path: Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="The model.")],
     prompts: Annotated[Path, typer.Option(help="Prompts, .jsonl or .txt.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The trace to write.")],
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate a prompt.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 64,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put prompts into the model's chat template.")
     ] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Sample instead of greedy.")] = False,
     temperature: Annotated[float, typer.Option(help="Of --sample.")] = 0.8,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of context; what the longest prompt needs.")
+        int | None,
+        typer.Option(help="Tokens of context; by default what the longest prompt needs."),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Tokens a call, as llama.cpp's -b.")] = 512,
-    micro_batch: Annotated[int, typer.Option(help="Tokens a graph, as llama.cpp's -ub.")] = 512,
+    batch: Annotated[int, typer.Option(help="Tokens per call, as llama.cpp's -b.")] = 512,
+    micro_batch: Annotated[int, typer.Option(help="Tokens per graph, as llama.cpp's -ub.")] = 512,
     gpu_layers: Annotated[
-        int | None, typer.Option(help="Layers on the GPU, as -ngl; llama.cpp's own choice.")
+        int | None,
+        typer.Option(help="Layers on the GPU, as llama.cpp's -ngl; by default its own choice."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; llama.cpp's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default llama.cpp's choice.")
+    ] = None,
     cache_type: Annotated[
         str, typer.Option(help="Of keys and values: f16, f32, bf16, q8_0 or q4_0.")
     ] = "f16",
     last_layer: Annotated[
         str,
-        typer.Option(help="all: prompt tokens in the last layer too; output: not, and no slower."),
+        typer.Option(help="output: leave out the last layer of prompt tokens, as llama.cpp does."),
     ] = "all",
     max_size: MaxSizeFlag = None,
     rotate: RotateFlag = False,

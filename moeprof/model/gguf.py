@@ -95,8 +95,10 @@ class GgufHeader:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         magic, version, tensors, keys = self._take("<4sIQQ")
-        if magic != b"GGUF" or version not in (2, 3):
-            raise ValueError(f"no GGUF of version 2 or 3 (version {version})")
+        if magic != b"GGUF":
+            raise ValueError("it does not begin with the letters GGUF")
+        if version not in (2, 3):
+            raise ValueError(f"it is of version {version}, only 2 and 3 are known")
         if max(tensors, keys) > _MOST_ENTRIES:
             raise ValueError(f"{max(tensors, keys):,} entries")
         self.metadata = dict(self._entry() for _ in range(keys))

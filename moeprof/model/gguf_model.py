@@ -129,6 +129,10 @@ def _other_parts(path: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> GgufHeader:
+    if path.is_dir():
+        raise ModelError(
+            f"{path}: is a folder, give a .gguf file (capture transformers takes folders)"
+        )
     try:
         with path.open("rb") as file:
             header = GgufHeader(file)
@@ -136,7 +140,7 @@ def _read_header(path: Path) -> GgufHeader:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except struct.error:
-        raise ModelError(f"{path}: no GGUF, or cut off in its header") from None
+        raise ModelError(f"{path}: is no GGUF file, or is cut off in its header") from None
     except (ValueError, KeyError, MemoryError) as error:
         raise ModelError(f"{path}: cannot be read as GGUF: {error}") from None
     for tensor in header.tensors:

@@ -100,8 +100,9 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     old = dense | {"blk.1.ffn_gate.0.weight": ((256, 512), F32)}
     cases = {
         "is cut off": good[:-40],
-        "no GGUF, or cut off in its header": good[:200],
-        "no GGUF of version": b"<!doctype html><title>404</title>",
+        "is no GGUF file, or is cut off in its header": good[:200],
+        "does not begin with the letters GGUF": b"<!doctype html><title>404</title>",
+        "of version 1, only 2 and 3 are known": good[:4] + b"\1" + good[5:],
         "names no architecture": gguf_bytes({}, tensors),
         "has no routed experts": gguf_bytes(metadata, dense),
         "convert the model again": gguf_bytes(metadata, old),
@@ -116,6 +117,8 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
         assert str(tmp_path / "m.gguf") in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="cannot be read: No such file"):
         read_gguf_model(tmp_path / "none.gguf")
+    with pytest.raises(ModelError, match=r"is a folder, give a \.gguf file"):
+        read_gguf_model(tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 11, 24, 25, 40, 100, 300, 1000])

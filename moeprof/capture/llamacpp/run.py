@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
+from moeprof.capture.failure import FailureLatch
 from moeprof.capture.limits import Limits
 from moeprof.capture.llamacpp.engine import CACHE_TYPES, Engine, Sampling
 from moeprof.capture.llamacpp.generation import generate
@@ -16,9 +17,10 @@ from moeprof.capture.llamacpp.listener import Listener
 from moeprof.capture.llamacpp.reading import LogReader
 from moeprof.capture.llamacpp.tap import Tap, compiled_callback, wanted_results
 from moeprof.capture.llamacpp.traffic import DecodedHandler
-from moeprof.capture.pipeline import MAX_PENDING_BYTES, open_pipeline
+from moeprof.capture.pipeline import MAX_PENDING_BYTES, Pipeline, open_pipeline
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import CaptureResult, check_numbers, check_output, settle
+from moeprof.capture.sink import TraceSink
 from moeprof.errors import InputError
 from moeprof.model.gguf_model import GgufModel, read_gguf_model
 from moeprof.trace import TraceWriter
@@ -77,9 +79,9 @@ def capture_llamacpp(
     Raises InputError for prompts, model or output that cannot be used; MissingExtraError without
     llama-cpp-python; MoeprofError if recording broke off (what was recorded stays).
     """
-    given = {"threads": threads, "context": context}
-    check_numbers(**{name: value for name, value in given.items() if value is not None})
-    check_numbers(max_new_tokens=max_new_tokens, batch=batch, micro_batch=micro_batch)
+    numbers = {"max_new_tokens": max_new_tokens, "batch": batch, "micro_batch": micro_batch}
+    optional = {"threads": threads, "context": context}
+    check_numbers(**numbers, **{name: n for name, n in optional.items() if n is not None})
     _check_choice("last_layer", last_layer, ("all", "output"))
     _check_choice("cache_type", cache_type, CACHE_TYPES)
     if not 0 <= temperature < float("inf"):
@@ -104,25 +106,16 @@ def capture_llamacpp(
             cache_type=cache_type,
             callback=tap.callback,
         )
-        open_writer = partial(
-            _open_writer,
+        with _open_recording(
             output,
             gguf,
+            results,
+            limits,
+            labels=[prompt.label for prompt in wanted],
             weights=weights,
             token_ids=token_ids,
             margins=margins,
             force=force,
-            limits=limits,
-        )
-        with open_pipeline(
-            open_writer,
-            output,
-            lambda sink, latch: DecodedHandler(
-                sink, latch, LogReader(gguf.model, results), token_ids=token_ids
-            ),
-            labels=[prompt.label for prompt in wanted],
-            max_pending_bytes=MAX_PENDING_BYTES,
-            limits=limits,
         ) as pipeline:
             listener = Listener(pipeline, tap)
             _run_prompts(
@@ -190,31 +183,45 @@ def _room(
     return context or min(positions, -(-longest // _BLOCK) * _BLOCK)
 
 
-def _open_writer(
+def _open_recording(
     path: str | Path,
     gguf: GgufModel,
+    results: dict[str, tuple[str, ...]],
+    limits: Limits,
     *,
+    labels: Sequence[str | None],
     weights: bool,
     token_ids: bool,
     margins: bool,
     force: bool,
-    limits: Limits,
-) -> TraceWriter:
-    from importlib.metadata import version
+) -> AbstractContextManager[Pipeline]:
+    def open_writer() -> TraceWriter:
+        return TraceWriter(
+            path,
+            gguf.model,
+            engine="llama.cpp",
+            engine_version=f"llama-cpp-python {version('llama-cpp-python')}",
+            weights=weights,
+            margins=margins,
+            token_ids=token_ids,
+            rank_ordered=True,
+            expert_bytes=gguf.expert_bytes,
+            force=force,
+            max_bytes=limits.max_bytes,
+            rotate=limits.rotate,
+            sampling=limits.sampling,
+            aggregate_steps=limits.aggregate_steps,
+        )
 
-    return TraceWriter(
+    def open_handler(sink: TraceSink, latch: FailureLatch) -> DecodedHandler:
+        reader = LogReader(gguf.model, results)
+        return DecodedHandler(sink, latch, reader, token_ids=token_ids)
+
+    return open_pipeline(
+        open_writer,
         path,
-        gguf.model,
-        engine="llama.cpp",
-        engine_version=f"llama-cpp-python {version('llama-cpp-python')}",
-        weights=weights,
-        margins=margins,
-        token_ids=token_ids,
-        rank_ordered=True,
-        expert_bytes=gguf.expert_bytes,
-        force=force,
-        max_bytes=limits.max_bytes,
-        rotate=limits.rotate,
-        sampling=limits.sampling,
-        aggregate_steps=limits.aggregate_steps,
+        open_handler,
+        labels=labels,
+        max_pending_bytes=MAX_PENDING_BYTES,
+        limits=limits,
     )
