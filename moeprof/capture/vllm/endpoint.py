@@ -45,8 +45,11 @@ class RecordingEndpoint:
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """The engine is up: requests can be answered from here on."""
         if engine_client is not None and _workers_are_patched():
-            call = rank_caller(engine_client)
-            self._control = RecordingControl(call, Access.from_environment(os.environ))
+            self._control = RecordingControl(
+                rank_caller(engine_client),
+                Access.from_environment(os.environ),
+                alive=lambda: not getattr(engine_client, "errored", False),
+            )
 
     async def _serve(self, path: str, request: Any) -> Any:
         from starlette.responses import JSONResponse

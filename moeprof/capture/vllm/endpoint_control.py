@@ -28,6 +28,7 @@ ROUTES = {
 MAX_BODY_BYTES = 64 << 10
 MAX_RECENT_BYTES = 4 << 20  # of one rank
 ANSWER_TIMEOUT_S = 45.0  # an engine answers between two steps; a compiling one takes its time
+LOOK_S = 0.25  # between two looks at whether the engine is still there
 CLOSING_TIMEOUT_S = 10.0  # for a trace to be closed; then the answer says that it is closing still
 CLOSING_POLL_S = 0.1
 
@@ -53,11 +54,21 @@ class ControlAnswer:
 
 
 class RecordingControl:
-    """Answers requests for one server. Starts and stops wait for each other."""
+    """Answers requests for one server. Starts and stops wait for each other.
 
-    def __init__(self, call: Call, access: Access, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    `alive` is whether the engine can still answer.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        access: Access,
+        alive: Callable[[], bool] = lambda: True,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
         self._call_ranks = call
         self._access = access
+        self._alive = alive
         self._timeout_s = timeout_s
         self._switching = asyncio.Lock()
 
@@ -153,19 +164,36 @@ class RecordingControl:
         """
         question = asyncio.ensure_future(self._call_ranks(action, options or {}))
         question.add_done_callback(_look_at)
+        await self._wait(question)
         try:
-            ranks = await asyncio.wait_for(asyncio.shield(question), self._timeout_s)
-        except TimeoutError:
-            raise RefusedError(
-                504,
-                f"the engine did not answer within {self._timeout_s:g} s; it may still do what was "
-                "asked, see /moeprof/status",
-            ) from None
+            ranks = question.result()
+        except asyncio.InvalidStateError:
+            raise self._unanswered() from None
         except Exception as error:
             raise RefusedError(503, f"the engine cannot be asked: {_one_line(error)}") from None
         if not ranks or not all(isinstance(rank, dict) for rank in ranks):
             raise RefusedError(503, "the engine's workers gave no answer that moeprof knows")
         return ranks
+
+    async def _wait(self, question: asyncio.Future[Any]) -> None:
+        """Until `question` is answered or will not be.
+
+        A server that is told to stop ends only when its requests have: one whose engine is gone
+        must not keep it.
+        """
+        now = asyncio.get_running_loop().time
+        end = now() + self._timeout_s
+        while not question.done() and self._alive() and now() < end:
+            await asyncio.wait({question}, timeout=min(LOOK_S, self._timeout_s))
+
+    def _unanswered(self) -> RefusedError:
+        if not self._alive():
+            return RefusedError(503, "the engine has ended")
+        return RefusedError(
+            504,
+            f"the engine did not answer within {self._timeout_s:g} s; it may still do what was "
+            "asked, see /moeprof/status",
+        )
 
 
 def read_options(body: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ vLLM's worker module; what it does there is in `attach`.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -31,7 +32,10 @@ def register() -> None:
     if _following is not None or not armed():
         return
     from moeprof.capture.importing import when_imported
+    from moeprof.capture.naming import KEY_VARIABLE
 
+    # Set in the server before it starts its workers: a request has one hash on all of them.
+    os.environ.setdefault(KEY_VARIABLE, secrets.token_hex(32))
     _following = ExitStack()
     when_imported(_following, WORKER_MODULE, _follow_workers)
     when_imported(_following, MANAGER_MODULE, _let_engines_end)

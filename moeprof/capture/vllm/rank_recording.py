@@ -176,6 +176,7 @@ class RankRecording:
             sampling=limits.sampling,
             request_names=self._names,
             aggregate_steps=options.aggregate_steps,
+            ranks=subject.rank.beside if subject.rank.writers > 1 else None,
         )
         return self.writer
 

@@ -41,7 +41,19 @@ class Rank:
     @property
     def writers(self) -> int:
         """How many ranks of the deployment write."""
-        return self.dp_size * self.pp_size * (self.tp_size if self.sequence_parallel else 1)
+        return self.dp_size * self.pp_size * self._writing_tp
+
+    @property
+    def beside(self) -> dict[str, int]:
+        """How many write beside each other, for who looks for missing ones.
+
+        Of pipeline stages those without routers write nothing; a missing one shows by its layers.
+        """
+        return {"dp": self.dp_size, "tp": self._writing_tp}
+
+    @property
+    def _writing_tp(self) -> int:
+        return self.tp_size if self.sequence_parallel else 1
 
     @property
     def name(self) -> str:
@@ -70,7 +82,7 @@ class Rank:
             )
 
     def _all_names(self) -> Iterable[str]:
-        tps = range(self.tp_size if self.sequence_parallel else 1)
+        tps = range(self._writing_tp)
         return (
             _name(dp, pp, tp)
             for dp in range(self.dp_size)

@@ -88,7 +88,8 @@ class Tap:
         if ids.shape[-1] != self._top_k:
             return
         if self._own is None:
-            self._rows[: ids.shape[0], self._words].copy_(ids, non_blocking=True)
+            kept = ids[: self._rows.shape[0]]  # a step that is too large must not raise in there
+            self._rows[: kept.shape[0], self._words].copy_(kept, non_blocking=True)
             return
         own = self._own(ids)
         if own is not None and own.step_first + own.count <= self._rows.shape[0]:

@@ -18,8 +18,8 @@ def trace_info_text(info: TraceInfo) -> str:
         **_ranks(info),
         "dropped": _dropped(info),
         **_left_behind(info),
-        "steps": f"{info.steps:,}",
-        "requests": f"{info.requests:,}{_named(info)}",
+        "steps": _of_tokens(info, f"{info.steps:,}"),
+        "requests": _of_tokens(info, f"{info.requests:,}{_named(info)}"),
         "labels": ", ".join(f"{name} ({n:,})" for name, n in info.labels.items()) or "none",
         "routing": f"{info.layers} MoE layers, top-{info.top_k} of {info.experts} experts",
         "recorded": _recorded(info),
@@ -41,6 +41,11 @@ def _tokens(info: TraceInfo) -> str:
         return tokens
     windows = counted(info.windows, "window")
     return f"{tokens}, counts only: {windows} of {info.aggregate_steps:,} steps"
+
+
+def _of_tokens(info: TraceInfo, told: str) -> str:
+    """What only a recording of single tokens tells."""
+    return "not kept: counts only" if info.counts_only else told
 
 
 def _named(info: TraceInfo) -> str:

@@ -24,7 +24,7 @@ HEADERS = {"host": "localhost:8000", "content-type": "application/json"}
 
 
 def control(ranks: FakeRanks, timeout_s: float = 5.0, **access: Any) -> RecordingControl:
-    return RecordingControl(ranks.call, Access(**access), timeout_s)
+    return RecordingControl(ranks.call, Access(**access), timeout_s=timeout_s)
 
 
 def ask(
@@ -250,3 +250,17 @@ def test_an_engine_that_is_slow_dead_or_strange_is_said(output: dict[str, Any]) 
         answer = ask(RecordingControl(call, Access()), "start", output)
         assert answer.status == 503 and words in answer.body["error"]
         assert "traceback" not in answer.body["error"]
+
+
+def test_an_engine_that_ends_is_not_waited_for() -> None:
+    """Or the server, which ends only when its requests have, would stand for a minute."""
+    asked: list[str] = []
+
+    async def never(action: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+        asked.append(action)
+        await asyncio.Event().wait()
+        return []
+
+    ended = RecordingControl(never, Access(), alive=lambda: not asked, timeout_s=3600.0)
+    answer = ask(ended, "status")
+    assert (answer.status, answer.body["error"]) == (503, "the engine has ended")
