@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moeprof.capture import capture_llamacpp, capture_transformers, record
     from moeprof.capture.control import capture_status, start_capture, stop_capture
     from moeprof.capture.server import capture_server
+    from moeprof.capture.stream.run import stream
     from moeprof.capture.vllm.serve import capture_vllm
     from moeprof.demo import run_demo
     from moeprof.doctor import run_doctor
@@ -178,6 +179,7 @@ _HOMES = {
     "solve_placement": "placement",
     "start_capture": "capture.control",
     "stop_capture": "capture.control",
+    "stream": "capture.stream.run",
     "study_placement": "placement.study",
     "study_routing": "projection.routing",
     "sweep_grid": "sweep",
@@ -270,6 +272,7 @@ __all__ = [
     "solve_placement",
     "start_capture",
     "stop_capture",
+    "stream",
     "study_placement",
     "study_routing",
     "sweep_grid",

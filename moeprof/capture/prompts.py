@@ -17,6 +17,7 @@ class Prompt:
     text: str
     label: str | None = None
     place: str = "prompt"
+    completion: str | None = None  # what it was answered with, for captures that are given that
 
 
 class _Line(BaseModel):
@@ -26,6 +27,7 @@ class _Line(BaseModel):
 
     text: str = Field(min_length=1)
     label: str | None = None
+    completion: str | None = None
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -42,8 +44,8 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     for number, line in enumerate(_read_lines(path), start=1):
         place = f"{path}:{number}"
         if line.strip():
-            text, label = (line, None) if path.suffix == ".txt" else _parse(line, place)
-            prompts.append(Prompt(text, label, place))
+            plain = path.suffix == ".txt"
+            prompts.append(Prompt(line, place=place) if plain else _parse(line, place))
     if not prompts:
         raise InputError(f"{path}: holds no prompts")
     return prompts
@@ -59,7 +61,7 @@ def _read_lines(path: Path) -> list[str]:
         raise InputError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from None
 
 
-def _parse(line: str, place: str) -> tuple[str, str | None]:
+def _parse(line: str, place: str) -> Prompt:
     try:
         parsed = _Line.model_validate_json(line)
     except ValidationError as error:
@@ -67,4 +69,4 @@ def _parse(line: str, place: str) -> tuple[str, str | None]:
         where = ".".join(str(part) for part in first["loc"])
         what = f"{where}: {first['msg']}" if where else first["msg"]
         raise InputError(f'{place}: {what}; a line is {{"text": "...", "label": "..."}}') from None
-    return parsed.text, parsed.label
+    return Prompt(parsed.text, parsed.label, place, parsed.completion)

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models show": ("models_show", "parameters, bytes an expert and KV bytes of a model"),
     "capture transformers": ("capture_transformers", "run a transformers model and record it"),
     "capture run": ("capture_run", "run your own script and record the models in it"),
+    "capture stream": ("capture_stream", "record a model that does not fit, layer by layer"),
     "capture llamacpp": ("capture_llamacpp", "run a GGUF model in llama.cpp and record it"),
     "capture vllm": ("capture_vllm", "start your own vLLM server and record it"),
     "capture server": ("capture_server", "prompts to a running server, its own routing recorded"),

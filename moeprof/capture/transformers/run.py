@@ -133,7 +133,7 @@ def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: boo
         config = transformers.AutoConfig.from_pretrained(source, **options)
         described = describe_config(config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        model = _model_class(config).from_pretrained(source, dtype=dtype, **options)
+        model = model_class(config).from_pretrained(source, dtype=dtype, **options)
         model = model.to(device).eval()
     except MoeprofError:
         raise
@@ -147,7 +147,7 @@ def _load(source: str, dtype: str, device: str | None, *, trust_remote_code: boo
     return Loaded(model, tokenizer, described.name, takes_padding=described.indexer is None)
 
 
-def _model_class(config: Any) -> Any:
+def model_class(config: Any) -> Any:
     """The auto class whose models generate text from `config`; MiniMax-M3's takes images too."""
     import transformers
     from transformers.models.auto import modeling_auto

@@ -1,0 +1,107 @@
+"""What a run takes of memory and disk, said before it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeprof.errors import InfeasibleError
+
+GIB = 1 << 30
+TOKENS_TOGETHER = 16384  # more in one micro-batch gains nothing
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that stay, whatever the batch, and what its tokens add."""
+
+    process_bytes: int  # before anything is read
+    frame_bytes: int  # embeddings, and what else stands beside the layers
+    layer_bytes: int  # the largest layer
+    token_bytes: int  # of activations a token
+    pair_bytes: int  # of attention a pair of tokens of one sequence
+    budget_bytes: int
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What a run takes without a token."""
+        return self.process_bytes + self.frame_bytes + self.layer_bytes
+
+    @property
+    def ahead_bytes(self) -> int:
+        """What of the next layer may be read while one computes: half of what is left."""
+        return max(0, self.budget_bytes - self.fixed_bytes) // 2
+
+    def sequence_bytes(self, length: int) -> int:
+        """What one sequence of `length` tokens adds."""
+        return length * self.token_bytes + length * length * self.pair_bytes
+
+    def rows_that_fit(self, length: int) -> int:
+        """Sequences of `length` tokens that may run together, at least one."""
+        room = (self.budget_bytes - self.fixed_bytes) // max(1, self.sequence_bytes(length))
+        return max(1, min(room, TOKENS_TOGETHER // length))
+
+    def check(self, longest: int) -> None:
+        """Raises InfeasibleError unless the longest sequence fits in the budget."""
+        needed = self.fixed_bytes + self.sequence_bytes(longest)
+        if needed > self.budget_bytes:
+            raise InfeasibleError(
+                f"needs {gib(needed)} of memory: {gib(self.layer_bytes)} for the largest layer, "
+                f"{gib(self.frame_bytes)} beside the layers, {gib(self.process_bytes)} of this "
+                f"process, {gib(self.sequence_bytes(longest))} for {longest:,} tokens at once; the "
+                f"budget is {gib(self.budget_bytes)}: raise --memory or shorten the longest text"
+            )
+
+    def describe(self, longest: int, disk_bytes: int) -> str:
+        """The same in a sentence."""
+        needed = self.fixed_bytes + self.sequence_bytes(longest)
+        return (
+            f"takes {gib(needed)} of memory at least, of {gib(self.budget_bytes)}, and "
+            f"{gib(disk_bytes)} of disk beside the trace"
+        )
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises InfeasibleError unless the disk that `folder` is on has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InfeasibleError(
+            f"{folder}: needs {gib(needed)} of disk for hidden states and routing, {gib(free)} are "
+            "free: choose another disk for the output, or fewer tokens"
+        )
+
+
+def gib(nbytes: int) -> str:
+    """'14.5 GiB', or MiB where that says more."""
+    return f"{nbytes / GIB:.1f} GiB" if nbytes >= GIB else f"{nbytes / (1 << 20):.1f} MiB"
+
+
+def available_memory() -> int:
+    """Bytes of memory that this machine could give us now."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def resident_bytes(field: str = "VmRSS") -> int:
+    """What this process holds in memory, or with VmHWM the most it has held; 0 if not known."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
+
+
+def forget_peak() -> None:
+    """Let the most that this process has held count from now on, where the system can do that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

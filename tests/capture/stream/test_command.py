@@ -1,0 +1,129 @@
+"""The command, and what is refused: before any layer is read, in one line with a remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import moeprof
+from moeprof.capture import Prompt
+from moeprof.cli.main import main
+from moeprof.errors import InfeasibleError, InputError
+from moeprof.trace import Phase, open_trace
+
+from .models import make, save
+
+TEXT = [Prompt("w5 w6 w7", completion="w8 w9 w10")]
+
+
+@pytest.fixture(scope="module")
+def folder(torch: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(make("m3_vl"), tmp_path_factory.mktemp("checkpoint") / "m3")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the checkpoint, to be damaged."""
+    for file in folder.iterdir():
+        (tmp_path / "m3" / file.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "m3" / file.name).write_bytes(file.read_bytes())
+    yield tmp_path / "m3"
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = tmp_path / "p.jsonl"
+    first = '{"text": "w5 w6 w7", "completion": "w8 w9", "label": "a"}'
+    prompts.write_text(first + '\n{"text": "w4"}\n')
+    arguments = [str(folder), "--prompts", str(prompts), "-o", str(tmp_path / "t"), "--json"]
+    code = main(["capture", "stream", *arguments, "--device", "cpu"])
+    shown = capsys.readouterr()
+    assert code == 0
+    result = json.loads(shown.out)["result"]
+    assert (result["tokens"], result["layers"], result["decode_tokens"]) == (5, 4, 1)
+    assert result["bytes_read"] == sum(
+        tensor.nbytes
+        for file in folder.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+        if name.startswith("language_model.model.")
+    )
+    assert "takes" in shown.err and "layer 4 of 4" in shown.err
+    trace = open_trace(tmp_path / "t")
+    assert trace.phase.tolist() == [Phase.PREFILL] * 3 + [Phase.DECODE, Phase.PREFILL]
+    assert trace.labels == ("a",)
+
+
+def test_a_budget_that_is_too_small_ends_with_4(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match="raise --memory") as refused:
+        moeprof.stream(folder, TEXT, tmp_path / "t", device="cpu", memory_bytes=1 << 20)
+    assert refused.value.exit_code == 4
+    assert not (tmp_path / "t").exists() and not (tmp_path / "t.stream").exists()
+
+
+def test_a_disk_that_is_too_small_ends_with_4(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: full)
+    with pytest.raises(InfeasibleError, match="free"):
+        moeprof.stream(folder, TEXT, tmp_path / "t", device="cpu")
+
+
+def test_a_lacking_tensor_is_named(copy: Path, tmp_path: Path) -> None:
+    file, name = next(
+        (file, name)
+        for file in sorted(copy.glob("*.safetensors"))
+        for name in load_file(file)
+        if "layers.2" in name and "experts.3." in name
+    )
+    kept = {key: value for key, value in load_file(file).items() if key != name}
+    save_file(kept, file)
+    with pytest.raises(InputError, match=r"layers\.2\.mlp\.experts\."):
+        moeprof.stream(copy, TEXT, tmp_path / "t", device="cpu")
+
+
+def test_a_cut_file_is_named(copy: Path, tmp_path: Path) -> None:
+    file = sorted(copy.glob("*.safetensors"))[1]
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=file.name):
+        moeprof.stream(copy, TEXT, tmp_path / "t", device="cpu")
+
+
+def test_a_quantized_checkpoint_is_refused(copy: Path, tmp_path: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"quantized \(fp8\)"):
+        moeprof.stream(copy, TEXT, tmp_path / "t", device="cpu")
+
+
+def test_a_run_that_ended_in_a_layer_goes_on_with_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moeprof.capture.stream.layers import LayerStream
+
+    moeprof.stream(folder, TEXT, tmp_path / "whole", device="cpu", weights=True)
+    compute = LayerStream._compute
+
+    def fail(self: LayerStream, index: int) -> None:
+        compute(self, index)
+        if index == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LayerStream, "_compute", fail)
+        with pytest.raises(KeyboardInterrupt):
+            moeprof.stream(folder, TEXT, tmp_path / "t", device="cpu", weights=True)
+    with pytest.raises(InputError, match="another run"):
+        moeprof.stream(folder, TEXT, tmp_path / "t", device="cpu")
+    said: list[str] = []
+    moeprof.stream(folder, TEXT, tmp_path / "t", device="cpu", weights=True, progress=said.append)
+    assert "goes on at layer 2" in said
+    one, other = open_trace(tmp_path / "t"), open_trace(tmp_path / "whole")
+    for layer in one.layers:
+        assert (one.experts(layer) == other.experts(layer)).all()
+        assert (one.weights(layer) == other.weights(layer)).all()

@@ -1,0 +1,137 @@
+"""Layer by layer gives what the whole model gives: every layer, every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import moeprof
+from moeprof.capture import Prompt, read_prompts, record
+from moeprof.trace import Trace, open_trace, validate_trace
+
+from .models import STREAMED, load, make, save, text_of
+
+LENGTHS = (5, 12, 1, 9)  # no two alike: then a forward of ours has the shape of the model's own
+NO_STOP = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False, "max_new_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def saved(torch: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function that gives the checkpoint of a family."""
+    root, done = tmp_path_factory.mktemp("checkpoints"), {}
+
+    def get(family: str) -> Path:
+        if family not in done:
+            done[family] = save(make(family), root / family)
+            assert len(list(done[family].glob("*.safetensors"))) > 1
+        return done[family]
+
+    return get
+
+
+def sequences(*lengths: int) -> list[Any]:
+    import torch
+
+    source = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 56, (1, length), generator=source) for length in lengths]
+
+
+def prompts_of(ids: list[Any]) -> list[Prompt]:
+    return [Prompt(text_of(row[0]), label=f"d{len(row[0])}") for row in ids]
+
+
+def assert_same_rows(one: Trace, other: Trace, *, routing: bool = True) -> None:
+    """Every column of every token, bit for bit; without `routing` all but what routers decided."""
+    assert len(one.step) == len(other.step) > 0 and one.layers == other.layers
+    for name in ("step", "request", "position", "phase"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+    for layer in one.layers if routing else ():
+        assert np.array_equal(one.experts(layer), other.experts(layer)), layer
+        for name in ("weights", "margins"):
+            mine, its = getattr(one, name)(layer), getattr(other, name)(layer)
+            assert np.array_equal(mine, its, equal_nan=True), (name, layer)
+
+
+@pytest.mark.parametrize("family", STREAMED)
+def test_the_trace_is_the_one_that_hooks_give(
+    saved: Callable[[str], Path], family: str, tmp_path: Path, torch: Any
+) -> None:
+    ids, folder = sequences(*LENGTHS), saved(family)
+    model, extras = load(folder), {"weights": True, "margins": True}
+    with record(model, tmp_path / "hooks", **extras) as done, torch.no_grad():
+        for row in ids:
+            model(input_ids=row, use_cache=False)
+    assert done.error is None
+    result = moeprof.stream(
+        folder, prompts_of(ids), tmp_path / "t", device="cpu", dtype="float32", **extras
+    )
+    streamed = open_trace(tmp_path / "t")
+    assert_same_rows(streamed, open_trace(tmp_path / "hooks"))
+    assert validate_trace(tmp_path / "t").problems == []
+    assert result.tokens == sum(LENGTHS) == result.prefill_tokens
+    assert result.bytes_read > 0 and result.peak_memory_bytes > 0
+    assert not (tmp_path / "t.stream").exists()
+
+
+@pytest.mark.parametrize("family", ["m3", "deepseek_v3"])
+def test_given_completions_are_what_generate_routes(
+    saved: Callable[[str], Path], family: str, tmp_path: Path, torch: Any
+) -> None:
+    ids, folder = sequences(*LENGTHS), saved(family)
+    model = load(folder)
+    wanted = []
+    with record(model, tmp_path / "hooks", margins=True) as done, torch.no_grad():
+        for row in ids:
+            out = model.generate(row, attention_mask=torch.ones_like(row), **NO_STOP)
+            wanted.append(Prompt(text_of(row[0]), completion=text_of(out[0, row.shape[1] :])))
+    assert done.error is None
+    moeprof.stream(folder, wanted, tmp_path / "t", device="cpu", dtype="float32")
+    streamed, hooks = open_trace(tmp_path / "t"), open_trace(tmp_path / "hooks")
+    assert_same_rows(streamed, hooks, routing=False)
+    for layer in hooks.layers:
+        same = (np.sort(streamed.experts(layer)) == np.sort(hooks.experts(layer))).all(axis=1)
+        assert (np.asarray(hooks.margins(layer))[~same] < 1e-4).all()  # near ties alone may differ
+        assert same.mean() > 0.9
+    assert [r.output_tokens for r in streamed.requests] == [5] * len(ids)
+
+
+def test_equal_lengths_run_together(
+    saved: Callable[[str], Path], tmp_path: Path, torch: Any
+) -> None:
+    ids, folder = sequences(7, 4, 7, 7), saved("m3")
+    model = load(folder)
+    with record(model, tmp_path / "hooks", weights=True), torch.no_grad():
+        for row in ids:
+            model(input_ids=row, use_cache=False)
+    moeprof.stream(folder, prompts_of(ids), tmp_path / "t", device="cpu", dtype="float32")
+    one, other = open_trace(tmp_path / "t"), open_trace(tmp_path / "hooks")
+    for layer in one.layers:
+        assert np.array_equal(one.experts(layer), other.experts(layer))
+
+
+def test_the_shipped_model_gives_the_recording_that_hooks_give(tmp_path: Path, torch: Any) -> None:
+    folder = Path(moeprof.__file__).parent / "demo" / "tiny_m3"
+    whole = read_prompts(folder / "prompts.jsonl")[:6]
+    prompts = [
+        replace(prompt, text=prompt.text[: 100 + 50 * place]) for place, prompt in enumerate(whole)
+    ]
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model, extras = load(folder), {"weights": True, "margins": True, "token_ids": True}
+    ids = [tokenizer(prompt.text, return_tensors="pt")["input_ids"] for prompt in prompts]
+    assert len({row.shape[1] for row in ids}) == len(ids)
+    labels = [prompt.label for prompt in prompts]
+    with record(model, tmp_path / "hooks", labels=labels, **extras), torch.no_grad():
+        for row in ids:
+            model(input_ids=row, use_cache=False)
+    moeprof.stream(folder, prompts, tmp_path / "t", device="cpu", dtype="float32", **extras)
+    one, other = open_trace(tmp_path / "t"), open_trace(tmp_path / "hooks")
+    assert_same_rows(one, other)
+    assert np.array_equal(one.token_id, other.token_id)
+    assert [r.label for r in one.requests] == [r.label for r in other.requests]
