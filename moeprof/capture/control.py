@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from moeprof.capture.http import HttpClient, HttpError, is_loopback
-from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.live_options import LiveOptions
 from moeprof.errors import InputError, MoeprofError
 from moeprof.result import Result
 

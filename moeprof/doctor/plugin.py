@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moeprof.capture.live.options import OPTIONS_VARIABLE, OUTPUT_VARIABLE, LiveOptions
+from moeprof.capture.live_options import OPTIONS_VARIABLE, OUTPUT_VARIABLE, LiveOptions
 from moeprof.capture.vllm.endpoint_access import FOLDER_VARIABLE, TOKEN_VARIABLE
 from moeprof.capture.vllm.plugins import (
     NAME,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.live_options import LiveOptions
 from moeprof.capture.vllm.endpoint_access import Access, Caller, RefusedError
 from moeprof.capture.vllm.endpoint_ranks import rank_name, summarize
 from moeprof.errors import InputError

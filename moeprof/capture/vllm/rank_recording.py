@@ -15,7 +15,7 @@ import numpy as np
 
 from moeprof.capture.drain import ITEM_BYTES
 from moeprof.capture.failure import logger
-from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.live_options import LiveOptions
 from moeprof.capture.naming import request_key, request_name
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, Pipeline, open_pipeline
 from moeprof.capture.routing import Routing

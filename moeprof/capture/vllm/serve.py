@@ -13,7 +13,7 @@ from typing import Any
 
 from moeprof.capture.child import run_child
 from moeprof.capture.failure import logger
-from moeprof.capture.live.options import OPTIONS_VARIABLE, OUTPUT_VARIABLE, LiveOptions
+from moeprof.capture.live_options import OPTIONS_VARIABLE, OUTPUT_VARIABLE, LiveOptions
 from moeprof.capture.naming import KEY_VARIABLE
 from moeprof.capture.vllm.plugins import (
     PLUGINS_VARIABLE,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.failure import logger
-from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.live_options import LiveOptions
 from moeprof.capture.sink import FAILED
 from moeprof.capture.vllm.batch import prompt_length, read_batch
 from moeprof.capture.vllm.rank_recording import (

@@ -11,7 +11,7 @@ from moeprof.capture.vllm.plugins import ENDPOINT, GENERAL
 # Writes a trace of 40 tokens as the plugin would, says what it was given, ends as it is told.
 SERVER = """#!{python}
 import json, os, pathlib, sys
-from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.live_options import LiveOptions
 options = LiveOptions.from_environment()
 print("given", json.dumps(sys.argv[1:]), os.environ["VLLM_PLUGINS"], options.max_bytes)
 from moeprof.model import MoEModel

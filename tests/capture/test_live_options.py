@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moeprof.capture.live.options import LiveOptions
+from moeprof.capture.live_options import LiveOptions
 from moeprof.errors import InputError
 
 
