@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -126,6 +129,7 @@ def main() -> None:
                 if number:
                     seconds[way].append(spent)
     report(seconds, args.prompt, args.new)
+    report_start(folder)
 
 
 def run(
@@ -188,6 +192,29 @@ def report(seconds: dict[str, list[tuple[float, float]]], prompt: int, new: int)
                 f"{1e3 * min(each):8.3f} ms a {'prompt' if phase == 'prefill' else 'token'}, "
                 f"median of ratios {statistics.median(ratios):+7.1%}"
             )
+
+
+def report_start(folder: Path) -> None:
+    """CPU seconds that loading the callback adds to a start: compiled, and then from Numba's cache.
+
+    Each is a process of its own, less one that stops before it.
+    """
+    library = "from moeprof.capture.llamacpp.tap import Ggml, compiled_callback; ggml = Ggml(); "
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(folder / "numba")}
+
+    def cpu_s(code: str) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])
+
+    without = min(cpu_s(library) for _ in range(3))
+    compiled = cpu_s(library + "compiled_callback(ggml)")
+    cached = min(cpu_s(library + "compiled_callback(ggml)") for _ in range(3))
+    print(
+        f"start    the callback takes {compiled - without:.2f} s of CPU the first time, "
+        f"{cached - without:.2f} s from Numba's cache; llama.cpp and imports {without:.2f} s"
+    )
 
 
 def python_callback() -> EvalCallback:

@@ -39,6 +39,9 @@ class Tensor(ctypes.Structure):
     ]
 
 
+STRUCT_BYTES = ctypes.sizeof(Tensor)
+
+
 class _InitParams(ctypes.Structure):
     """`struct ggml_init_params`."""
 

@@ -7,7 +7,6 @@ appended to a log in memory, each as ggml's struct and its elements, which Pytho
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from llvmlite.binding import add_symbol
 from numba import carray, cfunc, njit, types
 from numpy.typing import NDArray
 
-from moeprof.capture.llamacpp.ggml import F32, I32, MAX_NAME, Tensor
+from moeprof.capture.llamacpp.ggml import F32, I32, MAX_NAME, STRUCT_BYTES, Tensor
 from moeprof.capture.llamacpp.tap import HEAD
 
 # The fields of a tensor that matter here.
-STRUCT_BYTES = ctypes.sizeof(Tensor)
 TENSOR = np.dtype(
     {
         "names": ["type", "ne", "nb", "name"],

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.capture.llamacpp.ggml import F32, I32, Tensor
+from moeprof.capture.llamacpp.ggml import F32, I32, STRUCT_BYTES, Tensor
 from moeprof.model import MoEModel
 from moeprof.trace.schema import expert_dtype
 
 _DTYPES = {F32: np.dtype(np.float32), I32: np.dtype(np.int32)}
-_STRUCT_BYTES = Tensor.name.offset + Tensor.name.size
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,11 @@ class LogReader:
 
 
 def entries(log: NDArray[np.uint8]) -> Iterator[tuple[bytes, Tensor, NDArray[np.uint8]]]:
-    """Name, struct and elements, as `kernels.compile_callback` appends them."""
+    """Name, struct and elements, as `kernels.load_callback` appends them."""
     at = 0
     while at < len(log):
         tensor = Tensor.from_buffer(log.data, at)
-        at += _STRUCT_BYTES
+        at += STRUCT_BYTES
         nbytes = 4 * math.prod(tensor.ne) if tensor.type in _DTYPES else 0
         yield tensor.name, tensor, log[at : at + nbytes]
         at += -(-nbytes // 8) * 8
