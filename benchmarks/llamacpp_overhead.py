@@ -3,10 +3,11 @@
     python benchmarks/llamacpp_overhead.py [MODEL.gguf] [--prompt 256] [--new 64] [--rounds 5]
 
 Without a model it writes one of random weights: 60 layers, of which 57 route to 4 of 128 experts,
-like MiniMax-M3, and 256 wide, so that a token takes a few milliseconds where M3's would take
+like MiniMax-M3, and 256 wide, so that a token takes some 20 ms where M3's would take
 hundreds: what recording adds to a token depends on the layers, not on their width. The ways take
 turns, each has its best round, and its ratio to the round without a callback just before. On a
 machine that others use, `--clock cpu` counts the seconds of all our threads instead.
+Last it says what loading the callback adds to a start.
 """
 
 from __future__ import annotations
