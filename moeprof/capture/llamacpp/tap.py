@@ -61,7 +61,7 @@ def compiled_callback(ggml: Ggml) -> Any:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"llama.cpp's callback cannot be compiled, Numba fails ({reason}): "
-            "pip install --force-reinstall numba"
+            "pip install --force-reinstall numba; if it has nowhere to cache, set NUMBA_CACHE_DIR"
         ) from None
 
 
