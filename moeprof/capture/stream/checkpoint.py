@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,8 @@ class ReadAhead:
     def __init__(self, tensors: Iterable[StoredTensor], limit: int) -> None:
         self._tensors = list(tensors)
         self._limit = limit
+        self.nbytes = 0  # read so far
+        self.seconds = 0.0  # that it took
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moeprof-ahead", daemon=True)
         self._thread.start()
@@ -132,15 +135,15 @@ class ReadAhead:
         self._thread.join()
 
     def _run(self) -> None:
-        left, buffer = self._limit, bytearray(CHUNK_BYTES)
+        started, buffer = time.monotonic(), bytearray(CHUNK_BYTES)
         for tensor in self._tensors:
-            left -= tensor.nbytes
-            if left < 0 or self._stop.is_set():
+            if self.nbytes + tensor.nbytes > self._limit or self._stop.is_set():
                 return
             try:
                 self._touch(tensor, memoryview(buffer))
             except OSError:
                 return  # who reads it in earnest will say what is wrong
+            self.seconds = time.monotonic() - started
 
     def _touch(self, tensor: StoredTensor, buffer: memoryview) -> None:
         with tensor.file.open("rb", buffering=0) as file:
@@ -151,3 +154,4 @@ class ReadAhead:
                 if not read:
                     return
                 left -= read
+                self.nbytes += read

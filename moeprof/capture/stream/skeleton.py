@@ -17,12 +17,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.stream.checkpoint import StoredTensor
+from moeprof.capture.transformers.run import torch_threads
 from moeprof.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-GROUP = 8  # experts that are converted together
+GROUP = 2  # experts that are converted together: few, so that what is copied is still cached
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,11 @@ class Skeleton:
                 merged[entry.target].append(entry)
             else:
                 whole.append(entry)
-        for target, parts in merged.items():
-            if not self._merge(target, parts):
-                whole += parts
-        self._convert(whole)
+        with torch_threads(1):  # conversion copies: threads that share that wait for each other
+            for target, parts in merged.items():
+                if not self._merge(target, parts):
+                    whole += parts
+            self._convert(whole)
         self._make_buffers(prefix, but)
         self._check_complete(prefix, but)
 

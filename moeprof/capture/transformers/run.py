@@ -81,7 +81,7 @@ def capture_transformers(
     loaded = _load(str(model_path), dtype, device, trust_remote_code=trust_remote_code)
     tokens = _tokenize(loaded, wanted, max_new_tokens)
     with (
-        _torch_threads(threads),
+        torch_threads(threads),
         record(
             loaded.model,
             output,
@@ -105,7 +105,7 @@ def capture_transformers(
 
 
 @contextmanager
-def _torch_threads(threads: int | None) -> Iterator[None]:
+def torch_threads(threads: int | None) -> Iterator[None]:
     """torch on this many CPU threads, for as long as the body runs."""
     import torch
 

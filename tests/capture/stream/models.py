@@ -29,6 +29,8 @@ def make(family: str) -> Any:
         return spread_routers(WHOLE[family]().eval())
     kind, router = SHRUNK[family]
     model = tiny_model(getattr(modeling(family), kind))
+    if getattr(model.config, "sliding_window", None):
+        model.config.sliding_window = 4  # shorter than the texts
     spread_named(model, frozenset({router}))
     return model
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,3 +130,26 @@ def test_a_run_that_ended_in_a_layer_goes_on_with_it(
     for layer in one.layers:
         assert (one.experts(layer) == other.experts(layer)).all()
         assert (one.weights(layer) == other.weights(layer)).all()
+
+
+def test_a_killed_run_goes_on_and_force_begins_anew(folder: Path, tmp_path: Path) -> None:
+    prompts, output = tmp_path / "p.jsonl", tmp_path / "t"
+    prompts.write_text('{"text": "w5 w6 w7", "completion": "w8 w9"}\n{"text": "w4"}\n')
+    killed = (
+        "import os, signal, sys, moeprof\n"
+        "def kill(line):\n"
+        "    if line.startswith('layer 2 '): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "moeprof.stream(*sys.argv[1:], device='cpu', progress=kill)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, str(folder), str(prompts), str(output)])
+    assert done.returncode == -signal.SIGKILL and not output.exists()
+    other = [Prompt("w9 w8")]
+    with pytest.raises(InputError, match="another run"):
+        moeprof.stream(folder, other, output, device="cpu")
+    said: list[str] = []
+    moeprof.stream(folder, prompts, output, device="cpu", progress=said.append)
+    assert "goes on at layer 2" in said and open_trace(output).problems == ()
+    (tmp_path / "t.stream").mkdir()
+    (tmp_path / "t.stream" / "state.json").write_text('{"signature": "other", "done": 3}')
+    result = moeprof.stream(folder, other, output, device="cpu", force=True)
+    assert result.tokens == 2 and not (tmp_path / "t.stream").exists()
