@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from moeprof.capture.layout import Layout
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import check_output
@@ -292,10 +294,12 @@ def _tokenize(
                 "shorten it"
             )
         sequences.append(sequence)
-    image = getattr(opened.skeleton.model.config, "image_token_id", None)
+    config = opened.skeleton.model.config
+    names = (f"{kind}_token_{end}" for kind in ("image", "video") for end in ("id", "index"))
+    others = [token for name in names if (token := getattr(config, name, None)) is not None]
     for prompt, sequence in zip(prompts, sequences, strict=True):
-        if image is not None and image in sequence.ids:
-            raise InputError(f"{prompt.place}: holds an image token; stream takes text alone")
+        if np.isin(sequence.ids, others).any():
+            raise InputError(f"{prompt.place}: holds image tokens; stream takes text alone")
     return sequences
 
 

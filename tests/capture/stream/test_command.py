@@ -60,6 +60,11 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert trace.labels == ("a",)
 
 
+def test_image_tokens_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="image tokens"):
+        moeprof.stream(folder, [Prompt("w5 w60 w7")], tmp_path / "t", device="cpu")
+
+
 def test_a_budget_that_is_too_small_ends_with_4(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InfeasibleError, match="raise --memory") as refused:
         moeprof.stream(folder, TEXT, tmp_path / "t", device="cpu", memory_bytes=1 << 20)
