@@ -39,6 +39,13 @@ class StoredTensor:
     dtype: str  # as the format names it, "BF16" say
     shape: tuple[int, ...]
 
+    working_bytes = 0  # that reading takes beside the result
+
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """What is read for it: itself."""
+        return (self,)
+
     def __getitem__(self, everything: Any) -> torch.Tensor:
         """The tensor on the CPU, in memory of its own."""
         import torch

@@ -20,7 +20,8 @@ class Needs:
 
     process_bytes: int  # before anything is read
     frame_bytes: int  # embeddings, and what else stands beside the layers
-    layer_bytes: int  # the largest layer
+    layer_bytes: int  # the largest layer, as it computes
+    decoding_bytes: int  # beside it while it is read, if it is quantized
     token_bytes: int  # of activations a token
     pair_bytes: int  # of attention a pair of tokens of one sequence
     budget_bytes: int
@@ -28,7 +29,7 @@ class Needs:
     @property
     def fixed_bytes(self) -> int:
         """What a run takes without a token."""
-        return self.process_bytes + self.frame_bytes + self.layer_bytes
+        return self.process_bytes + self.frame_bytes + self.layer_bytes + self.decoding_bytes
 
     @property
     def ahead_bytes(self) -> int:
@@ -50,6 +51,7 @@ class Needs:
         if needed > self.budget_bytes:
             raise InfeasibleError(
                 f"needs {gib(needed)} of memory: {gib(self.layer_bytes)} for the largest layer, "
+                f"{gib(self.decoding_bytes)} to decode it, "
                 f"{gib(self.frame_bytes)} beside the layers, {gib(self.process_bytes)} of this "
                 f"process, {gib(self.sequence_bytes(longest))} for {longest:,} tokens at once; the "
                 f"budget is {gib(self.budget_bytes)}: raise --memory or shorten the longest text"

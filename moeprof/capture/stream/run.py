@@ -15,6 +15,7 @@ from moeprof.capture.layout import Layout
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import check_output
 from moeprof.capture.stream.checkpoint import StoredTensor, open_checkpoint
+from moeprof.capture.stream.formats import FLOATS
 from moeprof.capture.stream.layers import LayerStream, Places, Say, file_rows
 from moeprof.capture.stream.needs import (
     Needs,
@@ -23,6 +24,7 @@ from moeprof.capture.stream.needs import (
     forget_peak,
     resident_bytes,
 )
+from moeprof.capture.stream.quantized import decode_checkpoint, quantization_of
 from moeprof.capture.stream.sequences import TokenSequence
 from moeprof.capture.stream.skeleton import Skeleton, build_skeleton
 from moeprof.capture.stream.store import Store, held_bytes
@@ -143,7 +145,8 @@ def open_model(
         torch.empty(0, device=where)
         sites = find_router_sites(model, described.moe_layers, described.experts)
         places = Places.of(model, sites)
-        skeleton = Skeleton(model, tensors, kept_as, where)
+        decoded = decode_checkpoint(folder, tensors, quantization_of(config), kept_as)
+        skeleton = Skeleton(model, decoded, kept_as, where)
     except MoeprofError:
         raise
     except Exception as error:  # whatever a model's files and its libraries may raise
@@ -219,16 +222,7 @@ def stream_sequences(
 
 def _check_config(folder: Path, config: Any) -> None:
     """Refuse what would be read wrongly, by name."""
-    text = config.get_text_config()
-    for part in (config, text):
-        quantized = getattr(part, "quantization_config", None)
-        if quantized:
-            quantized = quantized if isinstance(quantized, dict) else quantized.to_dict()
-            method = quantized.get("quant_method", "an unknown method")
-            raise InputError(
-                f"{folder}: its weights are quantized ({method}), which stream cannot decode: use "
-                "the checkpoint in BF16, FP16 or FP32"
-            )
+    for part in (config, config.get_text_config()):
         if part.model_type in UNFAITHFUL:
             why = UNFAITHFUL[part.model_type]
             raise InputError(f"{part.model_type} cannot be recorded: {why}")
@@ -237,7 +231,7 @@ def _check_config(folder: Path, config: Any) -> None:
 
 
 def _dtype_of(config: Any, tensors: Mapping[str, StoredTensor]) -> torch.dtype:
-    """As the configuration says, or as most of the checkpoint's bytes are."""
+    """As the configuration says, or as the checkpoint's largest tensor that is not quantized."""
     import torch
     from safetensors.torch import _TYPES
 
@@ -245,7 +239,10 @@ def _dtype_of(config: Any, tensors: Mapping[str, StoredTensor]) -> torch.dtype:
         said = getattr(part, "dtype", None)
         if isinstance(said, torch.dtype):
             return said
-    largest = max(tensors.values(), key=lambda tensor: tensor.nbytes)
+    plain = [tensor for tensor in tensors.values() if tensor.dtype in FLOATS]
+    if not plain:
+        return torch.bfloat16
+    largest = max(plain, key=lambda tensor: tensor.nbytes)
     found: torch.dtype = _TYPES[largest.dtype]
     return found
 
@@ -312,11 +309,12 @@ def _needs(opened: _Opened, memory_bytes: int | None, process_bytes: int) -> Nee
         free = torch.cuda.mem_get_info(skeleton.device)[0] if on_gpu else available_memory()
         memory_bytes = free * 9 // 10 + (0 if on_gpu else process_bytes)
     token_bytes, pair_bytes = _activations(opened)
-    layers = range(places.last + 1)
+    paths = [places.layer(index) for index in range(places.last + 1)]
     return Needs(
         process_bytes=0 if on_gpu else process_bytes,
         frame_bytes=skeleton.nbytes(places.text, but=places.layers),
-        layer_bytes=max(skeleton.nbytes(places.layer(index)) for index in layers),
+        layer_bytes=max(map(skeleton.nbytes, paths)),
+        decoding_bytes=0 if on_gpu else max(map(skeleton.working_bytes, paths)),
         token_bytes=token_bytes,
         pair_bytes=pair_bytes,
         budget_bytes=memory_bytes,

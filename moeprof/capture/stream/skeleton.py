@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.stream.checkpoint import StoredTensor
+from moeprof.capture.stream.quantized import DecodedTensor
 from moeprof.capture.transformers.run import torch_threads
 from moeprof.errors import InputError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 GROUP = 2  # experts that are converted together: few, so that what is copied is still cached
+READERS = 4  # threads in which transformers reads tensors (core_model_loading.GLOBAL_WORKERS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Skeleton:
     def __init__(
         self,
         model: torch.nn.Module,
-        tensors: Mapping[str, StoredTensor],
+        tensors: Mapping[str, StoredTensor | DecodedTensor],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
@@ -66,12 +68,18 @@ class Skeleton:
 
     def stored(self, prefix: str, but: str | None = None) -> list[StoredTensor]:
         """What is read for the part of the model at `prefix`, without what stands below `but`."""
-        return [self._tensors[entry.key] for entry in self._of(prefix, but)]
+        tensors = (self._tensors[entry.key] for entry in self._of(prefix, but))
+        return [part for tensor in tensors for part in tensor.parts]
 
     def nbytes(self, prefix: str, but: str | None = None) -> int:
         """Bytes that the part takes in memory."""
         names = (name for name in self._meta if _is_in(name, prefix, but))
         return sum(self._meta[name].nbytes for name in names)
+
+    def working_bytes(self, prefix: str, but: str | None = None) -> int:
+        """Bytes that decoding the part takes meanwhile: transformers reads a few at a time."""
+        tensors = (self._tensors[entry.key] for entry in self._of(prefix, but))
+        return sum(sorted((tensor.working_bytes for tensor in tensors), reverse=True)[:READERS])
 
     def load(self, prefix: str, but: str | None = None) -> None:
         """Read the part. InputError where the checkpoint lacks a tensor or has another shape."""

@@ -101,14 +101,6 @@ def test_a_cut_file_is_named(copy: Path, tmp_path: Path) -> None:
         moeprof.stream(copy, TEXT, tmp_path / "t", device="cpu")
 
 
-def test_a_quantized_checkpoint_is_refused(copy: Path, tmp_path: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"quantized \(fp8\)"):
-        moeprof.stream(copy, TEXT, tmp_path / "t", device="cpu")
-
-
 def test_a_run_that_ended_in_a_layer_goes_on_with_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
