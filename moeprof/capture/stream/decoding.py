@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word the columns 0..7 stand
-CHUNK = 1 << 20  # weights that are decoded at once
+CHUNK = 1 << 16  # weights that are decoded at once: few, so that they stay cached
 WORKING_BYTES = 32  # what one of them takes meanwhile, the result not counted
 
 

@@ -68,6 +68,13 @@ def mxfp4(name: str, weight: Any) -> tuple[Stored, Any]:
     return stored, decoded.flatten(2).transpose(1, 2).contiguous()
 
 
+def mxfp4_bytes(name: str, weight: Any) -> tuple[Stored, Any]:
+    """The same of one matrix, as Quark writes it."""
+    stored, decoded = mxfp4(name, weight.T.unsqueeze(0))
+    codes, scales = stored[f"{name}_blocks"], stored[f"{name}_scales"]
+    return {name: codes[0].flatten(1), f"{name}_scale": scales[0]}, decoded[0].T.contiguous()
+
+
 def nvfp4(name: str, weight: Any) -> tuple[Stored, Any]:
     """16 columns share an FP8 scale, all of them a number, as Model Optimizer writes it."""
     codes, small, values, scale = _nvfp4(weight)

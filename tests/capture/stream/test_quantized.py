@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ PUBLISHED: dict[str, tuple[str, quantizing.Quantize, str, dict[str, Any]]] = {
         quantizing.mxfp4,
         r"experts\.(gate_up|down)_proj$",
         {"quant_method": "mxfp4"},
+    ),
+    "MXFP4, two a byte": (
+        "mixtral",
+        quantizing.mxfp4_bytes,
+        r"layers\..*[qkvo]_proj\.weight$",
+        {"quant_method": "quark"},
     ),
     "M3's NVFP4": (
         "m3_vl",
@@ -213,6 +220,23 @@ def test_codes_without_their_scales_are_refused(
     save_file(kept, folder / "model.safetensors")
     with pytest.raises(InputError, match=rf"{re.escape(lacking[:-10])} is quantized \(F8_E4M3\)"):
         moeprof.stream(folder, prompts_of(sequences(3)), tmp_path / "t", device="cpu")
+
+
+def test_exponents_may_have_a_type_of_their_own(
+    pair: Callable[[str], tuple[Path, Path]], torch: Any
+) -> None:
+    from moeprof.capture.stream.checkpoint import open_checkpoint
+    from moeprof.capture.stream.quantized import decode_checkpoint
+
+    quantized, decoded = pair("M3's MXFP8")
+    tensors = open_checkpoint(quantized)
+    scales = [name for name in tensors if name.endswith("_scale_inv")]
+    tensors |= {name: replace(tensors[name], dtype="F8_E8M0") for name in scales}
+    settings = {"quant_method": "fp8", "weight_block_size": [1, 32]}
+    found = decode_checkpoint(quantized, tensors, settings, torch.float32)
+    wanted = load_file(decoded / "model.safetensors")
+    assert scales and found.keys() == wanted.keys()
+    assert all(torch.equal(found[name][...], wanted[name]) for name in wanted)
 
 
 def test_a_grid_that_does_not_fit_is_no_block() -> None:
