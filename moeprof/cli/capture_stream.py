@@ -28,6 +28,9 @@ def run(
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA where there is one.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of torch; small models want 1.")
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(metavar="BYTES", help="Take no more memory, 20GiB say; 9/10 of what is free."),
@@ -51,6 +54,7 @@ def run(
         output,
         device=device,
         dtype=dtype,
+        threads=threads,
         memory_bytes=parse_bytes(memory, "--memory"),
         weights=weights,
         token_ids=token_ids,

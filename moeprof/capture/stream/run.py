@@ -13,7 +13,7 @@ import numpy as np
 
 from moeprof.capture.layout import Layout
 from moeprof.capture.prompts import Prompt, read_prompts
-from moeprof.capture.result import check_output
+from moeprof.capture.result import check_numbers, check_output
 from moeprof.capture.stream.checkpoint import StoredTensor, open_checkpoint
 from moeprof.capture.stream.formats import FLOATS
 from moeprof.capture.stream.layers import LayerStream, Places, Say, file_rows
@@ -35,7 +35,7 @@ from moeprof.capture.transformers.routers.finding import (
     RouterSite,
     find_router_sites,
 )
-from moeprof.capture.transformers.run import DTYPES, model_class
+from moeprof.capture.transformers.run import DTYPES, model_class, torch_threads
 from moeprof.errors import InputError, MissingExtraError, MoeprofError
 from moeprof.model import MoEModel
 from moeprof.result import Result
@@ -77,6 +77,7 @@ def stream(
     *,
     device: str | None = None,
     dtype: str = "auto",
+    threads: int | None = None,
     memory_bytes: int | None = None,
     weights: bool = False,
     token_ids: bool = False,
@@ -92,12 +93,14 @@ def stream(
     the trace: rows, steps and positions are as of an engine that serves the requests one by one.
     Hidden states and routing lie in the folder `output`.stream until then; a run that was
     interrupted goes on with the layer it was at when it is called the same way again. `device` is
-    CUDA where there is one; `memory_bytes` bounds the process, or with CUDA what is taken of the
+    CUDA where there is one; `threads` are those of torch on the CPU, its own choice if None.
+    `memory_bytes` bounds the process, or with CUDA what is taken of the
     GPU, and is nine tenths of what is free if None. `progress` is told, in sentences.
 
     Raises InputError for a checkpoint, prompts or output that cannot be used, InfeasibleError where
     memory or disk do not suffice, before any layer is read; MoeprofError where the disk fails.
     """
+    check_numbers(threads=1 if threads is None else threads)
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     if not wanted:
         raise InputError("there are no prompts")
@@ -106,17 +109,19 @@ def stream(
     folder = Path(model_path)
     opened = open_model(folder, device, dtype, trust_remote_code=trust_remote_code)
     sequences = _tokenize(folder, opened, wanted, trust_remote_code=trust_remote_code)
-    return stream_sequences(
-        opened,
-        sequences,
-        Path(output),
-        layout=Layout(len(opened.sites), opened.described.top_k, weights=weights, margins=margins),
-        token_ids=token_ids,
-        memory_bytes=memory_bytes,
-        process_bytes=max(base, resident_bytes()),
-        force=force,
-        say=progress or (lambda line: None),
-    )
+    layout = Layout(len(opened.sites), opened.described.top_k, weights=weights, margins=margins)
+    with torch_threads(threads):
+        return stream_sequences(
+            opened,
+            sequences,
+            Path(output),
+            layout=layout,
+            token_ids=token_ids,
+            memory_bytes=memory_bytes,
+            process_bytes=max(base, resident_bytes()),
+            force=force,
+            say=progress or (lambda line: None),
+        )
 
 
 def open_model(
