@@ -99,6 +99,9 @@ class Formats:
         method, bits = self.settings.get("quant_method"), self.settings.get("bits", 4)
         if self._dtypes(*keys[:2]) != ["I32", "I32"] or keys[2] not in self.tensors:
             return
+        outputs, zeros = self.tensors[keys[2]].shape[-1], self.tensors[keys[1]].shape[-1]
+        if zeros * 32 != outputs * bits:  # some tensors have other bits than most
+            return
         if method == "awq" and bits == 4:
             yield f"{base}.weight", keys, partial(decoding.decode_awq, dtype=self.dtype)
         elif method in ("gptq", "auto-round") and bits in (2, 4, 8):

@@ -102,8 +102,8 @@ def _check_method(
         why = f"{method} of compressed sparse weights"
     elif method == "awq" and settings.get("version", "gemm").lower() != "gemm":
         why = f"AWQ in the format {settings['version']}"
-    elif method == "auto-round" and not settings.get("sym", True):
-        why = "auto-round that is not symmetric"
+    elif method == "auto-round" and "gptq" not in settings.get("packing_format", ""):
+        why = "auto-round that is not packed as GPTQ packs"
     elif any(name.endswith("pre_quant_scale") for name in tensors):
         why = f"{method} with scaled activations"
     if why:

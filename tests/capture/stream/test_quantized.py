@@ -181,8 +181,9 @@ def test_needs_are_those_of_the_decoded_weights_and_of_decoding(
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
         ({"quant_method": "awq", "version": "gemv"}, "AWQ in the format gemv"),
         ({"quant_method": "compressed-tensors", "transform_config": {"a": 1}}, "rotated"),
-        ({"quant_method": "auto-round", "sym": False}, "not symmetric"),
+        ({"quant_method": "auto-round", "packing_format": "auto_round"}, "not packed as GPTQ"),
         ({"quant_method": "gptq", "bits": 3}, r"qweight is quantized \(I32\)"),
+        ({"quant_method": "gptq", "bits": 8}, r"qweight is quantized \(I32\)"),
         ({"quant_method": "awq", "bits": 8}, r"qweight is quantized \(I32\)"),
     ],
 )
