@@ -41,7 +41,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
             f'{path}: prompts are a .txt file, one a line, or .jsonl of {{"text": ...}}'
         )
     prompts = []
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         place = f"{path}:{number}"
         if line.strip():
             plain = path.suffix == ".txt"
@@ -51,7 +51,8 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     return prompts
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file. Raises InputError."""
     try:
         # Not splitlines: a prompt may hold U+2028 and the like, which JSON does not escape.
         return [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]

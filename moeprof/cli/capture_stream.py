@@ -13,17 +13,27 @@ from typing import Annotated
 
 import typer
 
+from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.stream.request_log import chat_template, prompts_from_log
 from moeprof.capture.stream.run import StreamResult, stream
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of, warn
 from moeprof.cli.limits import MarginsFlag, parse_bytes
+from moeprof.errors import InputError
 
 
 def run(
     model_path: Annotated[
         str, typer.Argument(metavar="MODEL_PATH", help="Folder of a safetensors checkpoint.")
     ],
-    prompts: Annotated[Path, typer.Option(help="Prompts, .jsonl or .txt.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The trace to write.")],
+    prompts: Annotated[Path | None, typer.Option(help="Prompts, .jsonl or .txt.")] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Instead: an OpenAI-compatible server's requests with answers, .jsonl."),
+    ] = None,
+    log_requests: Annotated[
+        Path | None, typer.Option(help="The batch's input, where --log is its output.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; CUDA where there is one.")
     ] = None,
@@ -48,9 +58,10 @@ def run(
     quiet: QuietFlag = False,
 ) -> Answer[StreamResult]:
     """Run the command."""
+    wanted = _prompts(model_path, prompts, log, log_requests, trust_remote_code=trust_remote_code)
     result = stream(
         model_path,
-        prompts,
+        wanted,
         output,
         device=device,
         dtype=dtype,
@@ -63,7 +74,26 @@ def run(
         force=force,
         progress=lambda line: warn(line, quiet=quiet),
     )
-    return Answer(result, summary, json, inputs=[prompts, *files_of(model_path)])
+    given = [path for path in (prompts, log, log_requests) if path is not None]
+    return Answer(result, summary, json, inputs=[*given, *files_of(model_path)])
+
+
+def _prompts(
+    model_path: str,
+    prompts: Path | None,
+    log: Path | None,
+    log_requests: Path | None,
+    *,
+    trust_remote_code: bool,
+) -> list[Prompt]:
+    """From whichever file was given. InputError unless it is one."""
+    if (prompts is None) == (log is None):
+        raise InputError("give --prompts FILE or --log FILE, one of them")
+    if prompts is not None:
+        return read_prompts(prompts)
+    assert log is not None
+    template = chat_template(model_path, trust_remote_code=trust_remote_code)
+    return prompts_from_log(log, template, asked=log_requests)
 
 
 def summary(result: StreamResult) -> str:

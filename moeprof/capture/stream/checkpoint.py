@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from moeprof.capture.stream.reading import fresh_bytes, read_all
 from moeprof.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,22 +50,11 @@ class StoredTensor:
         import torch
         from safetensors.torch import _TYPES
 
-        raw = np.empty(self.nbytes, np.uint8)
-        with self.file.open("rb", buffering=0) as file:
-            file.seek(self.start)
-            _fill(file, raw, self.file)
+        raw = fresh_bytes(self.nbytes)
+        read_all([(self.file, self.start, raw)])
         if not self.nbytes:
             return torch.empty(self.shape, dtype=_TYPES[self.dtype])
         return torch.from_numpy(raw).view(_TYPES[self.dtype]).reshape(self.shape)
-
-
-def _fill(file: Any, raw: np.ndarray[Any, Any], path: Path) -> None:
-    view, done = raw.data, 0
-    while done < len(view):
-        read = file.readinto(view[done : done + (1 << 30)])
-        if not read:
-            raise InputError(f"{path}: is cut off, fetch it again")
-        done += read
 
 
 def open_checkpoint(folder: Path) -> dict[str, StoredTensor]:
@@ -132,6 +120,7 @@ class ReadAhead:
         self._limit = limit
         self.nbytes = 0  # read so far
         self.seconds = 0.0  # that it took
+        self.done: set[tuple[Path, int]] = set()  # files and places of what was read
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="moeprof-ahead", daemon=True)
         self._thread.start()
@@ -150,6 +139,7 @@ class ReadAhead:
                 self._touch(tensor, memoryview(buffer))
             except OSError:
                 return  # who reads it in earnest will say what is wrong
+            self.done.add((tensor.file, tensor.start))
             self.seconds = time.monotonic() - started
 
     def _touch(self, tensor: StoredTensor, buffer: memoryview) -> None:

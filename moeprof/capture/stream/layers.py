@@ -126,6 +126,7 @@ class LayerStream:
             finally:
                 ahead.close()
                 self._reading.seconds += ahead.seconds
+                skeleton.cached = ahead.done
         assert self._hidden is not None
         shape, dtype = self._hidden
         self._store.finish_layer(index, shape=list(shape), dtype=str(dtype).rpartition(".")[2])

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeprof.capture.stream.checkpoint import StoredTensor
 from moeprof.capture.stream.quantized import DecodedTensor
+from moeprof.capture.stream.reading import fresh_bytes, read_all
 from moeprof.capture.transformers.run import torch_threads
 from moeprof.errors import InputError
 
@@ -60,6 +62,7 @@ class Skeleton:
 
         self.model: Any = model
         self.device = device
+        self.cached: Collection[tuple[Path, int]] = ()  # what was read ahead, for `read_all`
         self._tensors = tensors
         self._dtype = dtype
         self._mapping = get_model_conversion_mapping(self.model)
@@ -149,7 +152,6 @@ class Skeleton:
 
     def _merge(self, target: str, entries: Iterable[_Entry]) -> bool:
         """Fill the fused tensors that `entries` make up; False if they cannot be made in parts."""
-        import torch
         from transformers.core_model_loading import dot_natural_key
 
         by_pattern: dict[str, list[str]] = defaultdict(list)
@@ -158,6 +160,35 @@ class Skeleton:
         experts = len(next(iter(by_pattern.values())))
         if any(len(keys) != experts for keys in by_pattern.values()):
             return False
+        return self._stack(target, by_pattern) or self._merge_groups(target, by_pattern, experts)
+
+    def _stack(self, target: str, keys: Mapping[str, list[str]]) -> bool:
+        """Read every expert to its place in the fused tensor; False if it takes more than that."""
+        import torch
+
+        converter, meta = self._merging[next(iter(keys))], self._meta[target]
+        found = [
+            [self._tensors[name] for name in keys.get(p, ())] for p in converter.source_patterns
+        ]
+        stored = [[t for t in tensors if isinstance(t, StoredTensor)] for tensors in found]
+        plain = _only_stacks(converter) and _stack_to(meta, stored)
+        if not plain or self.device.type != "cpu":
+            return False
+        fused = torch.from_numpy(fresh_bytes(meta.nbytes)).view(meta.dtype).view(meta.shape)
+        wanted, row = [], 0
+        for tensors in stored:
+            rows = tensors[0].shape[0]
+            for expert, tensor in enumerate(tensors):
+                place = fused[expert, row : row + rows].reshape(-1).view(torch.uint8)
+                wanted.append((tensor.file, tensor.start, place.numpy()))
+            row += rows
+        read_all(wanted, self.cached)
+        self._set(target, fused)
+        return True
+
+    def _merge_groups(self, target: str, by_pattern: Mapping[str, list[str]], experts: int) -> bool:
+        import torch
+
         fused: dict[str, torch.Tensor] = {}
         for start in range(0, experts, GROUP):
             some = {pattern: keys[start : start + GROUP] for pattern, keys in by_pattern.items()}
@@ -241,6 +272,34 @@ class Skeleton:
                     f"the checkpoint has no tensor for {name}: is it whole, and is config.json its "
                     "own?"
                 )
+
+
+def _only_stacks(converter: Any) -> bool:
+    """Does it make one tensor, experts stacked, what each has of its own laid row after row?"""
+    from transformers.core_model_loading import Concatenate
+
+    more = converter.operations[1:]  # the first stacks, see `_merging`
+    joins = [op for op in more if isinstance(op, Concatenate) and op.dim == 1]
+    return len(converter.target_patterns) == 1 and len(more) == len(joins) < 2
+
+
+def _stack_to(meta: torch.Tensor, stored: Sequence[Sequence[StoredTensor]]) -> bool:
+    """Do matrices of every expert, laid so, have the shape and dtype of `meta`?"""
+    from safetensors.torch import _TYPES
+
+    experts, rows, *columns = meta.shape
+    heights = [tensors[0].shape[0] for tensors in stored if tensors]
+    return (
+        len(heights) == len(stored)
+        and sum(heights) == rows
+        and all(
+            len(tensors) == experts
+            and _TYPES[tensor.dtype] == meta.dtype
+            and tensor.shape == (height, *columns)
+            for tensors, height in zip(stored, heights, strict=True)
+            for tensor in tensors
+        )
+    )
 
 
 def _is_in(name: str, prefix: str, but: str | None) -> bool:

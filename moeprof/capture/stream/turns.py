@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from moeprof.capture.stream.products import wide_products
 from moeprof.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class LayerTurns:
         `ids` are [rows, columns]; `hidden` is what goes in, None for layer 0.
         """
         self._turn, self._hidden, self._output = turn, hidden, None
-        self._text(input_ids=ids, use_cache=False)
+        weights = next(self._text.parameters()).dtype
+        with wide_products(weights, ids.device):
+            self._text(input_ids=ids, use_cache=False)
         output, self._hidden, self._output = self._output, None, None
         if output is None:
             raise InputError(f"the model never calls its layer {turn}: it cannot be streamed")
