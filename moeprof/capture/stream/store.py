@@ -1,7 +1,8 @@
 """What lies on disk between two layers: hidden states and routing, and how far the run has come.
 
 Hidden states are in two files, which a layer reads from and writes to by turns: a run that was
-killed in the middle of a layer finds what went into it as it was.
+killed in the middle of a layer finds what went into it as it was. Both tell of the text, so none
+but their owner may read them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.errors import InputError, MoeprofError
+from moeprof.trace.schema import FILE_MODE, FOLDER_MODE
 
 STATE = "state.json"
 
@@ -25,7 +27,7 @@ class RowFile:
     """Rows of equal length in a file, read and written by their numbers."""
 
     def __init__(self, path: Path, row_bytes: int) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
         self._path = path
         self._row_bytes = row_bytes
 
@@ -38,10 +40,7 @@ class RowFile:
                 written = os.pwrite(self._file, view[: 1 << 30], at)
                 view, at = view[written:], at + written
         except OSError as error:
-            raise MoeprofError(
-                f"{self._path}: cannot be written: {error.strerror}; make room and run the same "
-                "command again, it goes on at this layer"
-            ) from None
+            raise _unwritable(self._path, error) from None
 
     def read(self, start: int, count: int) -> NDArray[np.uint8]:
         """`count` rows from `start` on, as bytes."""
@@ -59,6 +58,13 @@ class RowFile:
         os.close(self._file)
 
 
+def _unwritable(path: Path, error: OSError) -> MoeprofError:
+    return MoeprofError(
+        f"{path}: cannot be written: {error.strerror}; make room and run the same command again, "
+        "it goes on at this layer"
+    )
+
+
 def held_bytes(folder: Path) -> int:
     """What the files of a run in `folder` take already."""
     return sum(path.stat().st_size for path in folder.iterdir()) if folder.is_dir() else 0
@@ -74,7 +80,7 @@ class Store:
         self._signature = signature
         self._rows = dict(rows)
         self._files: dict[str, RowFile] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         if force and self.state().get("signature", signature) != signature:
             (folder / STATE).unlink()
         self.done = self._find_done()
@@ -90,8 +96,12 @@ class Store:
         self.done = layer + 1
         state = {"signature": self._signature, "done": self.done, **known}
         fresh = self.folder / f"{STATE}.new"
-        fresh.write_text(json.dumps(state))
-        fresh.replace(self.folder / STATE)
+        try:
+            fresh.touch(mode=FILE_MODE)
+            fresh.write_text(json.dumps(state))
+            fresh.replace(self.folder / STATE)
+        except OSError as error:
+            raise _unwritable(fresh, error) from None
 
     def state(self) -> dict[str, Any]:
         """What was known when the last layer was finished."""

@@ -35,14 +35,14 @@ def make(family: str) -> Any:
     return model
 
 
-def save(model: Any, folder: Path) -> Path:
-    """`model` in `folder`, in as many files as a small shard gives, with a tokenizer of words."""
+def save(model: Any, folder: Path, shard: str = SHARD) -> Path:
+    """`model` in `folder`, in files of up to `shard`, with a tokenizer of words."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    model.save_pretrained(folder, max_shard_size=SHARD)
+    model.save_pretrained(folder, max_shard_size=shard)
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(64)}, unk_token="w3"))
     words.pre_tokenizer = WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w63").save_pretrained(folder)
