@@ -23,9 +23,10 @@ import pyarrow as pa
 from moeprof import MoEModel, TraceWriter
 from moeprof.live import Poll, Shape, State, Status, StepRows, TraceSource, Watch
 from moeprof.live.answers import read_answer, rows_of
-from moeprof.live.join import Rank, StepJoin
+from moeprof.live.join import StepJoin
 from moeprof.trace import Phase, TokenRows
 from moeprof.trace.columns import to_batch
+from moeprof.trace.ranks import Rank
 from moeprof.trace.schema import Manifest
 
 STEPS_PER_S = 100

@@ -13,6 +13,8 @@ they are launches.
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--pause", type=float, default=0.02, help="seconds")
     asked = parser.parse_args()
+    print(f"off: {1e3 * off_s():.1f} ms a process, once")
     print("requests    warm, us  of 1 % of a step   after a pause, us  of 1 %   writer, us CPU")
     for requests in (1, 16, 64, 256):
         warm_s, writer_s = measure(requests, asked.steps, 0.0)
@@ -45,6 +48,20 @@ def main() -> None:
             f"{requests:8}  {1e6 * warm_s:10.0f}  {warm_s / bound_s:15.2f}"
             f"  {1e6 * cold_s:18.0f}  {cold_s / bound_s:6.2f}  {1e6 * writer_s:15.0f}"
         )
+
+
+def off_s() -> float:
+    """What the plugin takes of a process that does not ask for it: its import and one call."""
+    program = """
+import time
+started = time.perf_counter()
+from moeprof.capture.vllm.plugin import register
+register()
+print(time.perf_counter() - started)
+"""
+    command = [sys.executable, "-c", program]
+    runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(5)]
+    return float(np.median([float(run.stdout) for run in runs]))
 
 
 def decode_step_s(requests: int) -> float:

@@ -12,10 +12,10 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from moeprof.errors import MoeprofError, TraceError
-from moeprof.live.join import Rank
 from moeprof.live.stream import same_type
 from moeprof.trace import TokenRows
 from moeprof.trace.columns import check_ids, from_batch
+from moeprof.trace.ranks import Rank
 from moeprof.trace.schema import Manifest
 
 MAX_ROW_BYTES = 256 << 20  # of one rank's rows, once unpacked

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +17,9 @@ from numpy.typing import NDArray
 from moeprof.live.counts import WindowCounts
 from moeprof.live.source import Shape, StepRows
 from moeprof.trace import Phase, TokenRows
+from moeprof.trace.ranks import Rank
 
 LAG_SECONDS = 1.5  # a rank that brings nothing for longer is not waited for
-
-
-class Rank(NamedTuple):
-    """Where a rank stands in the engine."""
-
-    dp: int = 0
-    pp: int = 0
-    tp: int = 0
-
-    def __str__(self) -> str:
-        return f"dp{self.dp} pp{self.pp} tp{self.tp}"
 
 
 def counting_ranks(ranks: Sequence[Rank]) -> list[bool]:

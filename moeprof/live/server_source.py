@@ -12,9 +12,10 @@ import numpy as np
 from moeprof.capture.http import HttpClient, HttpError
 from moeprof.errors import InputError, MoeprofError
 from moeprof.live.answers import AnswerError, RankAnswer, RecentAnswer, read_answer, rows_of
-from moeprof.live.join import Rank, StepJoin, counting_ranks, dropped_by_reason
+from moeprof.live.join import StepJoin, counting_ranks, dropped_by_reason
 from moeprof.live.source import Poll, RankStatus, Shape, State, Status, StepRows
 from moeprof.trace import TokenRows
+from moeprof.trace.ranks import Rank
 
 TIMEOUT_S = 10.0
 ANSWER_BYTES = 64 << 20  # of all ranks

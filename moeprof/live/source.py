@@ -47,7 +47,7 @@ class StepRows(NamedTuple):
 class RankStatus(Result):
     """One rank that records, or stands by another that does."""
 
-    name: str  # 'dp0 pp0 tp0'
+    name: str  # 'dp00-pp00-tp00'
     writes: bool
     recording: bool
     tokens: int

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from moeprof.errors import TraceError
-from moeprof.live.join import Rank, StepJoin, counting_ranks, dropped_by_reason
+from moeprof.live.join import StepJoin, counting_ranks, dropped_by_reason
 from moeprof.live.source import Poll, RankStatus, Shape, State, Status
 from moeprof.live.tail import FolderTail
+from moeprof.trace.ranks import Rank
 from moeprof.trace.schema import MANIFEST
 
 RANKS = "ranks"

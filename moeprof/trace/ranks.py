@@ -26,9 +26,9 @@ _DIMENSIONS = ("dp", "pp", "tp")
 class Rank(NamedTuple):
     """Where a rank stands: data-parallel, pipeline and tensor-parallel."""
 
-    dp: int
-    pp: int
-    tp: int
+    dp: int = 0
+    pp: int = 0
+    tp: int = 0
 
     def __str__(self) -> str:
         return f"dp{self.dp:02}-pp{self.pp:02}-tp{self.tp:02}"
@@ -51,7 +51,7 @@ def find_ranks(folder: Path) -> dict[Rank, Path]:
             continue
         named = re.fullmatch(r"dp(\d{1,5})-pp(\d{1,5})-tp(\d{1,5})", path.name, re.ASCII)
         if named is None:
-            raise TraceError(f"{str(path)!r}: is no rank, they are named as {Rank(0, 0, 0)}")
+            raise TraceError(f"{str(path)!r}: is no rank, they are named as {Rank()}")
         rank = Rank(*map(int, named.groups()))
         if rank in found:
             raise TraceError(f"{path}: is the same rank as {found[rank].name}")

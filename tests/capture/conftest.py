@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -228,3 +231,15 @@ def live_rows(sequences: Any, mask: Any) -> list[Any]:
     new = np.asarray(sequences)[:, width:]
     ended = np.logical_or.accumulate(new == EOS, axis=1)
     return [np.asarray(mask), *[~ended[:, [column]] for column in range(new.shape[1] - 1)]]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs: run as root, outside of a container")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

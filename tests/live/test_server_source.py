@@ -90,7 +90,7 @@ def test_ranks_are_one_engine() -> None:
     assert figures.per_layer == here.per_layer
     assert figures.distinct_per_step == here.distinct_per_step
     assert figures.dropped == {"behind": 7}
-    assert [rank.name for rank in figures.ranks if not rank.writes] == ["dp0 pp0 tp1"]
+    assert [rank.name for rank in figures.ranks if not rank.writes] == ["dp00-pp00-tp01"]
 
 
 def test_a_server_that_records_nothing_is_waited_for() -> None:

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from moeprof import MoEModel, Trace, TraceWriter, analyze_load, write_counts
 from moeprof.errors import TraceError
 from moeprof.live import State, StepRows, TraceSource, Watch
-from moeprof.live.join import Rank, StepJoin, counting_ranks
+from moeprof.live.join import StepJoin, counting_ranks
 from moeprof.live.source import Shape
 from moeprof.live.tail import FolderTail
 from moeprof.trace import TokenRows
+from moeprof.trace.ranks import Rank
 from moeprof.trace.schema import MANIFEST
 from tests.conftest import small_config
 from tests.live.rows import engine_rows, part
@@ -190,7 +191,7 @@ def test_ranks_are_steps_of_one_engine(tmp_path: Path, model: MoEModel) -> None:
     assert [row.accesses for row in ranks.lru] == [row.accesses for row in plain.lru]
     assert ranks.dropped == {"behind": 8}  # 4 of each group, which pipeline ranks share
     assert [rank.name for rank in ranks.ranks] == [
-        "dp0 pp0 tp0", "dp0 pp1 tp0", "dp1 pp0 tp0", "dp1 pp1 tp0",
+        "dp00-pp00-tp00", "dp00-pp01-tp00", "dp01-pp00-tp00", "dp01-pp01-tp00",
     ]  # fmt: skip
 
 

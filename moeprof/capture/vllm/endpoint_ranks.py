@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+from moeprof.trace.ranks import Rank
+from moeprof.trace.schema import RANKS
+
 COUNTS = ("tokens", "prefill_tokens", "decode_tokens", "sampled_out", "rotated")
-_RANK_FOLDER = re.compile(r"/ranks/dp\d+-pp\d+-tp\d+/?$")
 
 
 def summarize(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def summarize(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def rank_name(rank: dict[str, Any]) -> str:
     """'dp00-pp00-tp01', as the folders of ranks are called."""
     place = rank.get("rank") or {}
-    return "-".join(f"{axis}{place.get(axis, 0):02d}" for axis in ("dp", "pp", "tp"))
+    return str(Rank(*(place.get(axis, 0) for axis in Rank._fields)))
 
 
 def _total(ranks: Iterable[dict[str, Any]], name: str) -> int:
@@ -54,5 +56,6 @@ def _dropped(ranks: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 def _common_path(paths: Sequence[str]) -> str | None:
     """The trace that the ranks' paths belong to: `T`, or `T/ranks/...` of each."""
-    heads = {_RANK_FOLDER.sub("", path) for path in paths}
+    folders = [Path(path) for path in paths]
+    heads = {str(f.parents[1] if f.parent.name == RANKS else f) for f in folders}
     return heads.pop() if len(heads) == 1 else None

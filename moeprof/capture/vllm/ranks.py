@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from moeprof.errors import InputError
-from moeprof.trace.schema import MANIFEST
-
-RANKS = "ranks"
+from moeprof.trace.ranks import Rank as Place
+from moeprof.trace.schema import MANIFEST, RANKS
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Rank:
     @property
     def name(self) -> str:
         """The folder of this rank among others."""
-        return _name(self.dp, self.pp, self.tp)
+        return str(Place(self.dp, self.pp, self.tp))
 
     def path(self, output: Path) -> Path:
         """Where this rank writes: `output` itself if it is the only one."""
@@ -82,17 +82,8 @@ class Rank:
             )
 
     def _all_names(self) -> Iterable[str]:
-        tps = range(self._writing_tp)
-        return (
-            _name(dp, pp, tp)
-            for dp in range(self.dp_size)
-            for pp in range(self.pp_size)
-            for tp in tps
-        )
-
-
-def _name(dp: int, pp: int, tp: int) -> str:
-    return f"dp{dp:02d}-pp{pp:02d}-tp{tp:02d}"
+        sizes = (self.dp_size, self.pp_size, self._writing_tp)
+        return (str(Place(*place)) for place in product(*map(range, sizes)))
 
 
 def _names(folder: Path) -> Iterable[str]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +72,6 @@ def test_in_bfloat16_near_ties_alone_may_differ(family: str, torch: Any, tmp_pat
         same = (np.sort(streamed.experts(layer)) == np.sort(hooks.experts(layer))).all(axis=1)
         assert same.mean() > 0.9
         assert (np.asarray(hooks.margins(layer))[~same] < 0.02).all()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs: run as root, outside of a container")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_a_disk_that_fills_up_costs_no_layer(
