@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -161,9 +160,9 @@ def rank_folders(path: Path) -> dict[Rank, Path]:
         return {Rank(): path} if (path / MANIFEST).exists() else {}
     found = {}
     for folder in sorted((path / RANKS).iterdir()):
-        name = re.fullmatch(r"dp(\d+)-pp(\d+)-tp(\d+)", folder.name)
-        if name and (folder / MANIFEST).exists():
-            found[Rank(*map(int, name.groups()))] = folder
+        rank = Rank.parse(folder.name)
+        if rank is not None and (folder / MANIFEST).exists():
+            found[rank] = folder
     return found
 
 

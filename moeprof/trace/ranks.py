@@ -33,6 +33,12 @@ class Rank(NamedTuple):
     def __str__(self) -> str:
         return f"dp{self.dp:02}-pp{self.pp:02}-tp{self.tp:02}"
 
+    @classmethod
+    def parse(cls, name: str) -> Rank | None:
+        """The rank whose folder is called `name`, None if that is no rank's."""
+        named = re.fullmatch(r"dp(\d{1,5})-pp(\d{1,5})-tp(\d{1,5})", name, re.ASCII)
+        return None if named is None else cls(*map(int, named.groups()))
+
 
 def find_ranks(folder: Path) -> dict[Rank, Path]:
     """The traces of ranks below `folder`, in order.
@@ -49,10 +55,9 @@ def find_ranks(folder: Path) -> dict[Rank, Path]:
             raise TraceError(f"{path}: is a link, ranks are joined from where they were written")
         if not path.is_dir():
             continue
-        named = re.fullmatch(r"dp(\d{1,5})-pp(\d{1,5})-tp(\d{1,5})", path.name, re.ASCII)
-        if named is None:
+        rank = Rank.parse(path.name)
+        if rank is None:
             raise TraceError(f"{str(path)!r}: is no rank, they are named as {Rank()}")
-        rank = Rank(*map(int, named.groups()))
         if rank in found:
             raise TraceError(f"{path}: is the same rank as {found[rank].name}")
         found[rank] = path
