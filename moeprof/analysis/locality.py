@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.analysis.counting import refuse_foreign_ids
+from moeprof.analysis.runs import Runs, find_runs, runs_of
 from moeprof.errors import InputError
 from moeprof.result import Result
-from moeprof.trace import Phase, Trace
+from moeprof.trace import Trace
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LAGS = np.array([1, 2, 4, 8, 16, 32, 64])
@@ -51,14 +52,6 @@ class LocalityResult(Result):
     top_k: int
 
 
-class _Runs(NamedTuple):
-    """Decode tokens by request and position. Run i is rows[starts[i]:starts[i + 1]]: no gap."""
-
-    rows: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    request: NDArray[np.int64]  # [rows] number of the request, from 0
-
-
 class _Layer(NamedTuple):
     """Sums of one layer, and its means by batch."""
 
@@ -75,7 +68,7 @@ def analyze_locality(trace: Trace) -> LocalityResult:
 
     Raises InputError where it holds no decode tokens, TraceError where it is damaged.
     """
-    runs = _find_runs(trace)
+    runs = find_runs(trace)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         layers = list(pool.map(lambda layer: _walk(trace, layer, runs), trace.layers))
     layers = [layer for layer in layers if layer.gaps.sum()]
@@ -94,30 +87,11 @@ def analyze_locality(trace: Trace) -> LocalityResult:
         working_set=_means(WINDOWS, [layer.windows for layer in layers], 1),
         distinct_by_batch=dict(zip(BATCHES, distinct, strict=False)),
         distinct_null=dict(zip(BATCHES, null, strict=True)),
-        requests=int(runs.request[-1]) + 1,
+        requests=runs.requests,
         tokens=len(runs.rows),
         experts=trace.experts_per_layer,
         top_k=trace.top_k,
     )
-
-
-def _find_runs(trace: Trace) -> _Runs:
-    decode = np.flatnonzero(trace.phase != Phase.PREFILL)
-    if not len(decode):
-        raise InputError(f"{trace}: holds no decode tokens, whose locality this is")
-    request, position = trace.request[decode], trace.position[decode]
-    order = np.lexsort((position, request))  # stable: a position that comes twice keeps its order
-    return _runs_of(decode[order], request[order], position[order])
-
-
-def _runs_of(
-    rows: NDArray[np.int64], request: NDArray[np.int32], position: NDArray[np.int32]
-) -> _Runs:
-    """The runs of `rows` in order of `request` and `position`, which are those of each row."""
-    other = np.diff(request) != 0
-    gap = other | (np.diff(position) != 1)
-    starts = np.concatenate([[0], np.flatnonzero(gap) + 1, [len(rows)]])
-    return _Runs(rows, starts, np.concatenate([[0], np.cumsum(other)]))
 
 
 def repeats_of(
@@ -132,7 +106,7 @@ def repeats_of(
     """
     from moeprof.analysis.kernels import walk_reuse
 
-    runs = _runs_of(np.arange(len(request)), request, position)
+    runs = runs_of(np.arange(len(request)), request, position)
     repeats = np.zeros((len(LAGS), 2), np.int64)
     gaps = np.zeros(1, np.int64)
     there = np.ones(len(request), bool)
@@ -144,7 +118,7 @@ def repeats_of(
     return share
 
 
-def _walk(trace: Trace, layer: int, runs: _Runs) -> _Layer:
+def _walk(trace: Trace, layer: int, runs: Runs) -> _Layer:
     from moeprof.analysis.kernels import (  # Numba costs a second to import
         add_assignments,
         walk_reuse,
@@ -163,7 +137,7 @@ def _walk(trace: Trace, layer: int, runs: _Runs) -> _Layer:
     walk_reuse(rows, runs.starts, runs.request, ids, recorded, experts, LAGS, repeats, gaps)
     walk_windows(rows, runs.starts, ids, recorded, experts, WINDOWS, windows)
     there = recorded[rows]
-    uses = np.zeros((int(runs.request[-1]) + 1, experts), np.int64)
+    uses = np.zeros((runs.requests, experts), np.int64)
     add_assignments(ids[rows[there]], runs.request[there].astype(np.int32), uses)
     share = uses.sum(axis=0) * k / max(uses.sum(), 1)
     return _Layer(

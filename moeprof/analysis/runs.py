@@ -1,0 +1,53 @@
+"""The tokens of one phase by request and position: what follows what within a request."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.errors import InputError
+from moeprof.trace import Phase, Trace
+
+
+class Runs(NamedTuple):
+    """Tokens by request and position. Run i is rows[starts[i]:starts[i + 1]]: no gap."""
+
+    rows: NDArray[np.int64]  # [tokens] row of the trace
+    starts: NDArray[np.int64]  # [runs + 1] places in `rows`
+    request: NDArray[np.int64]  # [tokens] number of the request, from 0 in order of its index
+
+    @property
+    def requests(self) -> int:
+        """How many requests have such tokens."""
+        return int(self.request[-1]) + 1
+
+
+def find_runs(trace: Trace, phase: Phase = Phase.DECODE) -> Runs:
+    """The runs of the decode tokens of `trace`, or of its prompts with Phase.PREFILL.
+
+    Decode tokens are all that are not known to be of a prompt. A token that follows another in
+    its request stands after it unless positions are missing between them, where a run ends.
+    Raises InputError where the trace keeps no tokens, or none of this phase.
+    """
+    if trace.counts_only:
+        raise InputError(f"{trace}: holds counts only, no token follows another in it")
+    prefill = trace.phase == Phase.PREFILL
+    rows = np.flatnonzero(prefill if phase == Phase.PREFILL else ~prefill)
+    if not len(rows):
+        name = "prefill" if phase == Phase.PREFILL else "decode"
+        raise InputError(f"{trace}: holds no {name} tokens, whose locality this is")
+    request, position = trace.request[rows], trace.position[rows]
+    order = np.lexsort((position, request))  # stable: a position that comes twice keeps its order
+    return runs_of(rows[order], request[order], position[order])
+
+
+def runs_of(
+    rows: NDArray[np.int64], request: NDArray[np.int32], position: NDArray[np.int32]
+) -> Runs:
+    """The runs of `rows` in order of `request` and `position`, which are those of each row."""
+    other = np.diff(request) != 0
+    gap = other | (np.diff(position) != 1)
+    starts = np.concatenate([[0], np.flatnonzero(gap) + 1, [len(rows)]])
+    return Runs(rows, starts, np.concatenate([[0], np.cumsum(other)]))
