@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
     """Write the pages, or name the transcripts that differ."""
     paths = [Path(each) for each in arguments if each != "--check"]
     differ = 0
-    for path in paths or sorted(Path(__file__).parent.glob("*.md")):
+    for path in paths or sorted(Path(__file__).parent.rglob("*.md")):
         page = path.read_text()
         for match in TRANSCRIPT.finditer(page):
             if renewed(match) != match[0]:

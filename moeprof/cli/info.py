@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument, open_noted, share_error
-from moeprof.report.text.trace import trace_info_text
+from moeprof.report.text.trace import described_trace_text
 from moeprof.trace import TraceInfo, describe_trace
 
 
@@ -18,4 +18,4 @@ def run(
     info, error = describe_trace(opened), share_error(opened)
     if info.sampling and error is not None:
         info = replace(info, sampling={**info.sampling, "share_error": error})
-    return Answer(info, trace_info_text, json, inputs=[trace])
+    return Answer(info, described_trace_text, json, inputs=[trace])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.traces import TraceArgument
 from moeprof.errors import CheckFailedError
-from moeprof.report.text.trace import trace_info_text
+from moeprof.report.text.trace import validated_trace_text
 from moeprof.trace import TraceInfo, validate_trace
 
 
@@ -15,4 +15,4 @@ def run(
     """Run the command."""
     checked = validate_trace(trace)
     code = CheckFailedError.exit_code if checked.problems else 0
-    return Answer(checked, trace_info_text, json, inputs=[trace], exit_code=code)
+    return Answer(checked, validated_trace_text, json, inputs=[trace], exit_code=code)

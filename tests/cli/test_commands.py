@@ -109,7 +109,8 @@ def test_answers_in_words_and_in_json(
     line = [trace if word == "T" else word for word in arguments]
     code, text, err = run(*line)
     assert (code, err) == (0, "")
-    assert max(map(len, text.splitlines())) <= 100
+    told = text.partition("\nNext:")[0]  # a command to copy is as long as its paths
+    assert max(map(len, told.splitlines())) <= 100
     code, out, err = run(*line, "--json")
     assert (code, err) == (0, "")
     assert result(out, find_verb(line).replace(" ", "."))

@@ -33,6 +33,27 @@ def trace_info_text(info: TraceInfo) -> str:
     return "\n".join([pairs(values), "", head, *problems])
 
 
+def described_trace_text(info: TraceInfo) -> str:
+    """The same, and the commands that answer from it."""
+    ask = "place" if info.counts_only else "analyze locality"
+    gpus = " --gpus 8" if info.counts_only else ""
+    following = [f"analyze load {info.path}", f"{ask} {info.path}{gpus}"]
+    if len(info.labels) > 1 and not info.counts_only:
+        following.append(f"analyze specialization {info.path}")
+    following.append(f"report {info.path} -o report.html")
+    lines = (f"{'Next:' if not n else '':7}moeprof {verb}" for n, verb in enumerate(following))
+    return "\n".join([trace_info_text(info), "", *lines])
+
+
+def validated_trace_text(info: TraceInfo) -> str:
+    """The same with the verdict of its checks."""
+    told = trace_info_text(info)
+    if info.problems:
+        return told
+    fine = "No problem found: checksums, sizes, ids, steps and positions are as they should be."
+    return f"{told}\n\n{fine}"
+
+
 def _tokens(info: TraceInfo) -> str:
     if info.counts_only and info.aggregate_steps is None:
         return "counts only"
