@@ -45,6 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "analyze_locality",
         "reuse over time, working sets, distinct experts by batch",
     ),
+    "analyze specialization": (
+        "analyze_specialization",
+        "do domains use different experts, which, and by chance",
+    ),
     "cache": ("cache", "hits and bytes of expert caches: any policy, scope and contract"),
     "cache verdict": ("cache_verdict", "is a cache too small or its policy wrong, in words"),
     "cache prefetch": ("cache_prefetch", "experts fetched ahead: what it saves and what it costs"),

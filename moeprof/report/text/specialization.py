@@ -1,0 +1,117 @@
+"""Whether domains use different experts, the answer first."""
+
+from __future__ import annotations
+
+from moeprof.analysis.specialization import Specialist, SpecializationResult
+from moeprof.report.text.layout import clipped, table, wrapped
+from moeprof.report.wording import counted, listed, percent, times
+
+LAYERS, SPECIALISTS, DOMAINS = 8, 8, 8  # rows that are shown
+_SIGNIFICANT = 0.05
+
+
+def specialization_text(result: SpecializationResult, path: str = "T") -> str:
+    """The answer, the layers and specialists that carry it, distances, and what to try next."""
+    parts = [wrapped(_answer(result)), _layer_table(result)]
+    if result.specialists:
+        parts += [wrapped(_specialist_words(result)), _specialist_table(result)]
+    if 2 < len(result.domains) <= DOMAINS:
+        parts.append("Bits apart beyond chance, mean over layers:\n" + _distances(result))
+    parts.append(wrapped(_note(result)))
+    parts.append(f"Next: moeprof place mix {path}")
+    return "\n\n".join(parts)
+
+
+def _answer(result: SpecializationResult) -> str:
+    differ = result.p_value <= _SIGNIFICANT
+    verb = "do use different experts" if differ else "show no difference beyond chance"
+    strongest = sorted(result.layers, key=lambda layer: -layer.excess)[:3]
+    passed = sum(layer.q_value <= _SIGNIFICANT for layer in result.layers)
+    where = listed([str(layer.layer) for layer in strongest])
+    last = (
+        f" {passed} of {counted(len(result.layers), 'layer')} differ (q ≤ {_SIGNIFICANT}), "
+        f"strongest: {where}."
+        if differ
+        else " Either they share their experts, or too few requests were recorded to tell."
+    )
+    return (
+        f"{counted(len(result.domains), 'domain')} {verb}: {result.specialization:.3f} bit apart "
+        f"(95 % {_bits(result.interval.low)} to {result.interval.high:.3f}) where chance gives "
+        f"{result.null:.3f} (p = {result.p_value:.3f}), over "
+        f"{counted(result.requests, 'request')}.{last}"
+    )
+
+
+def _bits(value: float, digits: int = 3) -> str:
+    """A divergence, which is never below 0: a negative end of an interval says 0."""
+    return f"{max(value, 0):.{digits}f}"
+
+
+def _layer_table(result: SpecializationResult) -> str:
+    strongest = sorted(result.layers, key=lambda layer: -layer.excess)[:LAYERS]
+    rows = [
+        [
+            layer.layer,
+            f"{layer.specialization:.4f}",
+            f"{_bits(layer.interval.low, 4)} to {layer.interval.high:.4f}",
+            f"{layer.null:.4f}",
+            f"{layer.excess:.4f}",
+            f"{layer.q_value:.3f}",
+        ]
+        for layer in strongest
+    ]
+    return table(["layer", "bits apart", "95 %", "by chance", "beyond", "q"], rows, left=0)
+
+
+def _specialist_words(result: SpecializationResult) -> str:
+    first = result.specialists[0]
+    return (
+        f"Specialists: {result.specialists_found:,} of {result.tests:,} tested places (expert x "
+        f"domain x layer) are used more in a domain than elsewhere, at most 1 in 20 of them by "
+        f"chance. First: layer {first.layer} expert {first.expert}, {_lift(first)} in "
+        f"{first.domain}."
+    )
+
+
+def _lift(one: Specialist) -> str:
+    return f"{times(one.lift)} as often" if one.lift is not None else "only"
+
+
+def _specialist_table(result: SpecializationResult) -> str:
+    rows = [
+        [
+            clipped(one.domain, 24),
+            one.layer,
+            one.expert,
+            percent(one.share),
+            percent(one.share_elsewhere),
+            "-" if one.lift is None else times(one.lift),
+            f"{one.bits:.4f}",
+            f"{one.q_value:.1g}",
+        ]
+        for one in result.specialists[:SPECIALISTS]
+    ]
+    columns = ["domain", "layer", "expert", "its tokens", "elsewhere", "lift", "bits", "q"]
+    return table(columns, rows)
+
+
+def _distances(result: SpecializationResult) -> str:
+    names = [clipped(name, 10) for name in result.domains]
+    rows = [
+        [name, *(f"{value:.4f}" if place != row else "-" for place, value in enumerate(values))]
+        for row, (name, values) in enumerate(zip(names, result.distances, strict=True))
+    ]
+    return table(["", *names], rows)
+
+
+def _note(result: SpecializationResult) -> str:
+    return (
+        f"bits apart: Jensen-Shannon divergence, 0 to {_most(len(result.domains))}. by chance: "
+        f"labels shuffled over requests, {result.shuffles} times. Intervals draw requests anew."
+    )
+
+
+def _most(domains: int) -> str:
+    from math import log2
+
+    return f"{log2(domains):.3g} for {counted(domains, 'domain')}"
