@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import struct
-import threading
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeprof.capture.stream.reading import fresh_bytes, read_all
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.capture.stream.reading import fresh_bytes, padded, read_into
 from moeprof.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000  # what the format allows
-CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,48 @@ class StoredTensor:
         """What is read for it: itself."""
         return (self,)
 
-    def __getitem__(self, everything: Any) -> torch.Tensor:
-        """The tensor on the CPU, in memory of its own."""
-        import torch
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type of its numbers."""
         from safetensors.torch import _TYPES
 
-        raw = fresh_bytes(self.nbytes)
-        read_all([(self.file, self.start, raw)])
+        found: torch.dtype = _TYPES[self.dtype]
+        return found
+
+    def pieces(self, nbytes: int) -> Iterator[tuple[int, StoredTensor]]:
+        """Its numbers in pieces of at most `nbytes` (a multiple of 8), and where each begins."""
+        size = self.torch_dtype.itemsize
+        for at in range(0, self.nbytes, nbytes):
+            some = min(nbytes, self.nbytes - at)
+            yield (
+                at // size,
+                replace(self, start=self.start + at, nbytes=some, shape=(some // size,)),
+            )
+
+    def row(self, number: int) -> StoredTensor:
+        """[1, ...]: one of the first dimension."""
+        nbytes = self.nbytes // self.shape[0]
+        start = self.start + number * nbytes
+        return replace(self, start=start, nbytes=nbytes, shape=(1, *self.shape[1:]))
+
+    def tensor(self, raw: NDArray[np.uint8]) -> torch.Tensor:
+        """The tensor whose bytes are `raw`, in the same memory where that is aligned."""
+        import torch
+
         if not self.nbytes:
-            return torch.empty(self.shape, dtype=_TYPES[self.dtype])
-        return torch.from_numpy(raw).view(_TYPES[self.dtype]).reshape(self.shape)
+            return torch.empty(self.shape, dtype=self.torch_dtype)
+        if raw.ctypes.data % self.torch_dtype.itemsize:
+            raw = raw.copy()
+        return torch.from_numpy(raw).view(self.torch_dtype).reshape(self.shape)
+
+    def decode(self, stored: torch.Tensor) -> torch.Tensor:
+        """What is made of its one part: the same."""
+        return stored
+
+    def __getitem__(self, everything: Any) -> torch.Tensor:
+        """The tensor on the CPU, in memory of its own."""
+        memory = fresh_bytes(padded(self.start, self.nbytes))
+        return self.tensor(read_into(memory, self.file, self.start, self.nbytes))
 
 
 def open_checkpoint(folder: Path) -> dict[str, StoredTensor]:
@@ -106,49 +138,3 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
 def _stored(path: Path, base: int, entry: Mapping[str, Any]) -> StoredTensor:
     begin, end = entry["data_offsets"]
     return StoredTensor(path, base + begin, end - begin, entry["dtype"], tuple(entry["shape"]))
-
-
-class ReadAhead:
-    """Reads tensors that will be wanted next, in a thread, so that the system has them cached.
-
-    They take no memory of this process. At most `limit` bytes are read, or the system would let go
-    of the first to cache the last.
-    """
-
-    def __init__(self, tensors: Iterable[StoredTensor], limit: int) -> None:
-        self._tensors = list(tensors)
-        self._limit = limit
-        self.nbytes = 0  # read so far
-        self.seconds = 0.0  # that it took
-        self.done: set[tuple[Path, int]] = set()  # files and places of what was read
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="moeprof-ahead", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop reading, and wait until it has stopped."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        started, buffer = time.monotonic(), bytearray(CHUNK_BYTES)
-        for tensor in self._tensors:
-            if self.nbytes + tensor.nbytes > self._limit or self._stop.is_set():
-                return
-            try:
-                self._touch(tensor, memoryview(buffer))
-            except OSError:
-                return  # who reads it in earnest will say what is wrong
-            self.done.add((tensor.file, tensor.start))
-            self.seconds = time.monotonic() - started
-
-    def _touch(self, tensor: StoredTensor, buffer: memoryview) -> None:
-        with tensor.file.open("rb", buffering=0) as file:
-            file.seek(tensor.start)
-            left = tensor.nbytes
-            while left > 0 and not self._stop.is_set():
-                read = file.readinto(buffer[: min(left, len(buffer))])
-                if not read:
-                    return
-                left -= read
-                self.nbytes += read

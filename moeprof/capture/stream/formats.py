@@ -25,6 +25,8 @@ MX_BLOCK = 32  # columns that share a scale in the MX formats
 NVFP4_BLOCK = 16
 
 Decode = Callable[..., "torch.Tensor"]
+Shape = tuple[int, ...]
+Found = tuple[str, list[str], Decode, Shape]
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Formats:
     settings: Mapping[str, Any]
     dtype: torch.dtype
 
-    def read(self, name: str) -> Iterator[tuple[str, list[str], Decode]]:
-        """At most once: the model's tensor, the names it is made of, and how."""
+    def read(self, name: str) -> Iterator[Found]:
+        """At most once: the model's tensor, the names it is made of, how, and its shape."""
         base, _, leaf = name.rpartition(".")
         if name.endswith("_blocks"):
             yield from self._gpt_oss(name.removesuffix("_blocks"))
@@ -52,15 +54,17 @@ class Formats:
         elif self.tensors[name].dtype in FP8:
             yield from self._scaled(name)
 
-    def _gpt_oss(self, name: str) -> Iterator[tuple[str, list[str], Decode]]:
+    def _gpt_oss(self, name: str) -> Iterator[Found]:
         keys = [f"{name}_blocks", f"{name}_scales"]
         if self._dtypes(*keys) != ["U8", "U8"]:
             return
         blocks, scales = (self.tensors[key].shape for key in keys)
         if len(blocks) == 4 and blocks == (*scales, MX_BLOCK // 2):
-            yield name, keys, partial(decoding.decode_gpt_oss, dtype=self.dtype)
+            experts, rows, groups = scales
+            decode = partial(decoding.decode_gpt_oss, dtype=self.dtype)
+            yield name, keys, decode, (experts, groups * MX_BLOCK, rows)
 
-    def _scaled(self, name: str) -> Iterator[tuple[str, list[str], Decode]]:
+    def _scaled(self, name: str) -> Iterator[Found]:
         """FP8, with scales that are numbers or exponents; 8-bit integers with numbers."""
         scale = self._scale_of(name)
         stored = self.tensors[name]
@@ -72,9 +76,10 @@ class Formats:
         size = self.settings.get("weight_block_size")
         block = decoding.block_sides(stored.shape, grid, tuple(size) if size else None)
         if block:
-            yield name, [name, scale], partial(_scaled, grid=grid, block=block, dtype=self.dtype)
+            decode = partial(_scaled, grid=grid, block=block, dtype=self.dtype)
+            yield name, [name, scale], decode, stored.shape
 
-    def _fp4(self, target: str, name: str) -> Iterator[tuple[str, list[str], Decode]]:
+    def _fp4(self, target: str, name: str) -> Iterator[Found]:
         """MXFP4 and NVFP4, two columns a byte."""
         scale, second = self._scale_of(target), None
         if scale is None or len(self.tensors[name].shape) < 2:
@@ -91,26 +96,29 @@ class Formats:
                 return
         divides = second is not None and second.endswith("_global_scale")
         decode = partial(_fp4, side=side, divides=divides, dtype=self.dtype)
-        yield target, [name, scale, *([second] if second else [])], decode
+        keys = [name, scale, *([second] if second else [])]
+        yield target, keys, decode, (*rows, 2 * bytes_)
 
-    def _words(self, base: str) -> Iterator[tuple[str, list[str], Decode]]:
+    def _words(self, base: str) -> Iterator[Found]:
         """AWQ and GPTQ."""
         keys = [f"{base}.qweight", f"{base}.qzeros", f"{base}.scales"]
         method, bits = self.settings.get("quant_method"), self.settings.get("bits", 4)
         if self._dtypes(*keys[:2]) != ["I32", "I32"] or keys[2] not in self.tensors:
             return
-        outputs, zeros = self.tensors[keys[2]].shape[-1], self.tensors[keys[1]].shape[-1]
+        (words, _), (_, zeros), (_, outputs) = (self.tensors[key].shape for key in keys)
         if zeros * 32 != outputs * bits:  # some tensors have other bits than most
             return
         if method == "awq" and bits == 4:
-            yield f"{base}.weight", keys, partial(decoding.decode_awq, dtype=self.dtype)
+            decode = partial(decoding.decode_awq, dtype=self.dtype)
+            yield f"{base}.weight", keys, decode, (outputs, words)
         elif method in ("gptq", "auto-round") and bits in (2, 4, 8):
             groups = self._first(f"{base}.g_idx")
             offset = 0 if self.settings.get("checkpoint_format") == "gptq_v2" else 1
             decode = partial(_gptq, bits=bits, zero_offset=offset, dtype=self.dtype)
-            yield f"{base}.weight", [*keys, *([groups] if groups else [])], decode
+            keys += [groups] if groups else []
+            yield f"{base}.weight", keys, decode, (outputs, words * 32 // bits)
 
-    def _packed(self, base: str) -> Iterator[tuple[str, list[str], Decode]]:
+    def _packed(self, base: str) -> Iterator[Found]:
         """Integers of compressed-tensors."""
         keys = [f"{base}.weight_{part}" for part in ("packed", "scale", "shape")]
         sizes = {
@@ -124,8 +132,9 @@ class Formats:
             for role, part in (("zeros", "zero_point"), ("groups", "g_idx"))
             if (key := f"{base}.weight_{part}") in self.tensors
         }
-        decode = partial(_packed, tuple(rest), bits=sizes.pop(), dtype=self.dtype)
-        yield f"{base}.weight", [*keys, *rest.values()], decode
+        bits, (rows, words) = int(sizes.pop() or 0), self.tensors[keys[0]].shape
+        decode = partial(_packed, tuple(rest), bits=bits, dtype=self.dtype)
+        yield f"{base}.weight", [*keys, *rest.values()], decode, (rows, words * 32 // bits)
 
     def _scale_of(self, name: str) -> str | None:
         return self._first(f"{name}_scale_inv", f"{name}_scale", f"{name.rpartition('.')[0]}.scale")
@@ -157,6 +166,8 @@ def _scaled(
     block: tuple[int, int],
     dtype: torch.dtype,
 ) -> torch.Tensor:
+    """Of a stack, or of one of its matrices."""
+    grid = (len(codes), *grid[1:]) if len(grid) > 2 else grid
     return decoding.decode_blocks(codes, _numbers(scales).reshape(grid), block, dtype)
 
 

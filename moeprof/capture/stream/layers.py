@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moeprof.capture.layout import Layout
-from moeprof.capture.stream.checkpoint import ReadAhead, StoredTensor
 from moeprof.capture.stream.listening import RouterListener
+from moeprof.capture.stream.loading import Loader
 from moeprof.capture.stream.needs import Needs, gib
 from moeprof.capture.stream.sequences import TokenSequence, micro_batches
 from moeprof.capture.stream.skeleton import Skeleton
@@ -93,47 +93,36 @@ class LayerStream:
         self._turns = LayerTurns(
             model.get_submodule(places.text), model.get_submodule(places.layers)
         )
-        self._reading = Reading()
+        self.bytes_read = 0  # of the checkpoint, in this run
         self._slowest = 0.0  # seconds of a layer
         self._hidden: tuple[tuple[int, ...], torch.dtype] | None = None  # of a token
-
-    @property
-    def bytes_read(self) -> int:
-        """Of the checkpoint, in this run."""
-        return self._reading.nbytes
 
     def run(self) -> None:
         """Every layer that is not done yet."""
         import torch
 
         skeleton, places = self._skeleton, self._places
-        with torch.inference_mode():
-            started = time.monotonic()
-            skeleton.load(places.text, but=places.layers)
-            self._reading.add(_nbytes(skeleton.stored(places.text, places.layers)), started)
+        frame = skeleton.part(places.text, but=places.layers)
+        left = range(self._store.done, places.last + 1)
+        layers = [skeleton.part(places.layer(index)) for index in left]
+        with (
+            torch.inference_mode(),
+            Loader(skeleton, frame, layers, self._needs.ahead_bytes) as loader,
+        ):
+            loader.load()
             self._restore_hidden()
-            for index in range(self._store.done, places.last + 1):
-                self._run_layer(index)
+            for index in left:
+                self._run_layer(index, loader)
+                self.bytes_read = loader.nbytes
 
-    def _run_layer(self, index: int) -> None:
-        skeleton, path, started = self._skeleton, self._places.layer(index), time.monotonic()
-        with skeleton.loaded(path):
-            self._reading.add(_nbytes(skeleton.stored(path)), started)
-            following = [] if index == self._places.last else self._following(index)
-            ahead = ReadAhead(following, self._needs.ahead_bytes)
-            try:
-                self._compute(index)
-            finally:
-                ahead.close()
-                self._reading.seconds += ahead.seconds
-                skeleton.cached = ahead.done
+    def _run_layer(self, index: int, loader: Loader) -> None:
+        started = time.monotonic()
+        with loader.loaded():
+            self._compute(index)
         assert self._hidden is not None
         shape, dtype = self._hidden
         self._store.finish_layer(index, shape=list(shape), dtype=str(dtype).rpartition(".")[2])
-        self._report(index, time.monotonic() - started)
-
-    def _following(self, index: int) -> list[StoredTensor]:
-        return self._skeleton.stored(self._places.layer(index + 1))
+        self._report(index, time.monotonic() - started, loader)
 
     def _compute(self, index: int) -> None:
         listener = self._listeners.get(index)
@@ -214,36 +203,12 @@ class LayerStream:
             self._hidden = (tuple(state["shape"]), getattr(torch, state["dtype"]))
             self._say(f"goes on at layer {self._store.done}")
 
-    def _report(self, index: int, seconds: float) -> None:
+    def _report(self, index: int, seconds: float, loader: Loader) -> None:
         """Bytes so far, how fast they came, what the rest takes at the slowest pace."""
-        places, reading = self._places, self._reading
         self._slowest = max(self._slowest, seconds)
-        layers = range(index + 1, places.last + 1)
-        left = sum(_nbytes(self._skeleton.stored(places.layer(layer))) for layer in layers)
+        left = self._places.last - index
         self._say(
-            f"layer {index + 1} of {places.last + 1} in {seconds:.1f} s: {gib(reading.nbytes)} "
-            f"read at {gib(int(reading.rate))}/s, {gib(left)} and "
-            f"{len(layers) * self._slowest:.0f} s left"
+            f"layer {index + 1} of {self._places.last + 1} in {seconds:.1f} s: "
+            f"{gib(loader.nbytes)} read at {gib(int(loader.rate))}/s, {gib(loader.left_bytes)} and "
+            f"{left * self._slowest:.0f} s left"
         )
-
-
-@dataclass
-class Reading:
-    """What was read of the checkpoint, and the time that reading and converting took."""
-
-    nbytes: int = 0
-    seconds: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Bytes a second."""
-        return self.nbytes / max(self.seconds, 1e-9)
-
-    def add(self, nbytes: int, started: float) -> None:
-        """So many bytes have been read since `started`."""
-        self.nbytes += nbytes
-        self.seconds += time.monotonic() - started
-
-
-def _nbytes(tensors: Iterable[StoredTensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)

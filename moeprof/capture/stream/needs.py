@@ -21,7 +21,9 @@ class Needs:
     process_bytes: int  # before anything is read
     frame_bytes: int  # embeddings, and what else stands beside the layers
     layer_bytes: int  # the largest layer, as it computes
-    decoding_bytes: int  # beside it while it is read, if it is quantized
+    reading_bytes: int  # beside it, between disk and place, at least
+    stored_bytes: int  # of the largest layer on disk: more is not read ahead
+    host_bytes: int  # free beside the budget, for reading, where that is a GPU's; else 0
     token_bytes: int  # of activations a token
     pair_bytes: int  # of attention a pair of tokens of one sequence
     budget_bytes: int
@@ -29,12 +31,20 @@ class Needs:
     @property
     def fixed_bytes(self) -> int:
         """What a run takes without a token."""
-        return self.process_bytes + self.frame_bytes + self.layer_bytes + self.decoding_bytes
+        reading = 0 if self.host_bytes else self.reading_bytes
+        return self.process_bytes + self.frame_bytes + self.layer_bytes + reading
 
     @property
     def ahead_bytes(self) -> int:
-        """What of the next layer may be read while one computes: half of what is left."""
-        return max(0, self.budget_bytes - self.fixed_bytes) // 2
+        """Memory of what is read before its layer's turn: of what is left over, half."""
+        over = self.host_bytes or max(0, self.budget_bytes - self.fixed_bytes)
+        return self.reading_bytes + min(over // 2, self.stored_bytes)
+
+    @property
+    def room_bytes(self) -> int:
+        """What is left for tokens."""
+        ahead = 0 if self.host_bytes else self.ahead_bytes - self.reading_bytes
+        return self.budget_bytes - self.fixed_bytes - ahead
 
     def sequence_bytes(self, length: int) -> int:
         """What one sequence of `length` tokens adds."""
@@ -42,28 +52,34 @@ class Needs:
 
     def rows_that_fit(self, length: int) -> int:
         """Sequences of `length` tokens that may run together, at least one."""
-        room = (self.budget_bytes - self.fixed_bytes) // max(1, self.sequence_bytes(length))
+        room = self.room_bytes // max(1, self.sequence_bytes(length))
         return max(1, min(room, TOKENS_TOGETHER // length))
 
     def check(self, longest: int) -> None:
         """Raises InfeasibleError unless the longest sequence fits in the budget."""
-        needed = self.fixed_bytes + self.sequence_bytes(longest)
-        if needed > self.budget_bytes:
+        needed = self._needed_bytes(longest)
+        if self.sequence_bytes(longest) > self.room_bytes:
             raise InfeasibleError(
                 f"needs {gib(needed)} of memory: {gib(self.layer_bytes)} for the largest layer, "
-                f"{gib(self.decoding_bytes)} to decode it, "
+                f"{gib(self.reading_bytes)} to read it, "
                 f"{gib(self.frame_bytes)} beside the layers, {gib(self.process_bytes)} of this "
-                f"process, {gib(self.sequence_bytes(longest))} for {longest:,} tokens at once; the "
-                f"budget is {gib(self.budget_bytes)}: raise --memory or shorten the longest text"
+                f"process, {gib(self.sequence_bytes(longest))} for {longest:,} tokens at once, as "
+                f"much to read ahead; the budget is {gib(self.budget_bytes)}: raise --memory or "
+                "shorten the longest text"
             )
 
     def describe(self, longest: int, disk_bytes: int) -> str:
         """The same in a sentence."""
-        needed = self.fixed_bytes + self.sequence_bytes(longest)
+        needed = self._needed_bytes(longest)
         return (
             f"takes {gib(needed)} of memory at least, of {gib(self.budget_bytes)}, and "
             f"{gib(disk_bytes)} of disk beside the trace"
         )
+
+    def _needed_bytes(self, longest: int) -> int:
+        """The least budget whose room holds a sequence of `longest` tokens."""
+        held = self.sequence_bytes(longest)
+        return self.fixed_bytes + held + (0 if self.host_bytes else min(held, self.stored_bytes))
 
 
 def check_disk(folder: Path, needed: int) -> None:

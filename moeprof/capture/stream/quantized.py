@@ -7,7 +7,8 @@ made when it is asked for, and only then read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,16 +33,22 @@ class DecodedTensor:
 
     parts: tuple[StoredTensor, ...]
     decode: Decode
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on disk."""
-        return sum(part.nbytes for part in self.parts)
+    shape: tuple[int, ...]
 
     @property
     def working_bytes(self) -> int:
-        """What decoding takes beside the result: all that is stored, and some weights in work."""
-        return self.nbytes + decoding.WORKING_BYTES * min(decoding.CHUNK, 4 * self.nbytes)
+        """What decoding takes beside the result and what is stored."""
+        return decoding.WORKING_BYTES * min(decoding.CHUNK, math.prod(self.shape))
+
+    def rows(self) -> Iterator[DecodedTensor]:
+        """Itself, or [1, ...] of each matrix, where all parts are stacks of what matrices have."""
+        count = self.shape[0]
+        if len(self.shape) < 3 or any(part.shape[:1] != (count,) for part in self.parts):
+            yield self
+            return
+        for number in range(count):
+            parts = tuple(part.row(number) for part in self.parts)
+            yield DecodedTensor(parts, self.decode, (1, *self.shape[1:]))
 
     def __getitem__(self, everything: Any) -> torch.Tensor:
         """The tensor on the CPU, of the type the checkpoint was decoded to."""
@@ -67,10 +74,10 @@ def decode_checkpoint(
     plain: dict[str, StoredTensor | DecodedTensor] = dict(tensors)
     reader = Formats(tensors, settings, dtype)
     for name in tensors:
-        for target, keys, decode in reader.read(name):
+        for target, keys, decode, shape in reader.read(name):
             for key in keys:
                 plain.pop(key, None)
-            plain[target] = DecodedTensor(tuple(tensors[key] for key in keys), decode)
+            plain[target] = DecodedTensor(tuple(tensors[key] for key in keys), decode, shape)
     for name, tensor in plain.items():
         if isinstance(tensor, StoredTensor) and _is_coded(name, tensor):
             raise InputError(

@@ -1,19 +1,16 @@
-"""Bytes of a checkpoint straight to where they are wanted, in pieces by several threads.
+"""Bytes of a checkpoint into memory that is kept, in large reads past the system's cache.
 
-A disk gives its full rate only to large reads of which some are always under way. What is read once
-goes past the system's cache (O_DIRECT): caching it can cost a virtual machine ten times the
-processor time of the copy, and turns out what others have cached.
+What is read once is not worth caching (O_DIRECT): that can cost a virtual machine ten times the
+processor time of the reading itself, and turns out what others have cached. Memory is touched once
+and used again: fresh pages can come slower than the disk reads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
-import threading
-from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,92 +19,49 @@ from numpy.typing import NDArray
 
 from moeprof.errors import InputError
 
-PIECE_BYTES = 16 << 20
-READERS = 4
-DIRECT_BYTES = 1 << 20  # fewer are not worth it
 ALIGNMENT = 4096  # of reads past the cache, in file and memory
 
 
 def fresh_bytes(nbytes: int) -> NDArray[np.uint8]:
-    """Zeros [nbytes], in large pages where the system has them: touching small ones takes long."""
-    if nbytes < PIECE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.zeros(nbytes, np.uint8)
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):
+    """Zeros [nbytes] that begin a page, in large pages where the system has them."""
+    memory = mmap.mmap(-1, max(1, nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError, AttributeError):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    return np.frombuffer(memory, np.uint8)[:nbytes]
 
 
-def read_all(
-    wanted: Iterable[tuple[Path, int, NDArray[Any]]], cached: Collection[tuple[Path, int]] = ()
-) -> None:
-    """Fill every array of bytes from the place in the file beside it.
+def padded(start: int, nbytes: int) -> int:
+    """Bytes of memory that reading `nbytes` from `start` of a file takes: whole blocks."""
+    return -(-(start + nbytes) // ALIGNMENT) * ALIGNMENT - start // ALIGNMENT * ALIGNMENT
 
-    `cached` are places whose bytes the system has already. Raises InputError where a file is cut
-    off or cannot be read.
+
+def read_into(memory: NDArray[np.uint8], path: Path, start: int, nbytes: int) -> NDArray[np.uint8]:
+    """`nbytes` from `start` of a file: a view of `memory`, which begins a page and is `padded`.
+
+    Raises InputError where the file is cut off or cannot be read.
     """
-    pieces = [
-        (path, start + at, raw[at : at + PIECE_BYTES], (path, start) in cached)
-        for path, start, raw in wanted
-        for at in range(0, len(raw), PIECE_BYTES)
-    ]
-    pieces.sort(key=lambda piece: piece[:2])
-    with ExitStack() as stack:
-        files = {p: stack.enter_context(_File(p)) for p in dict.fromkeys(x[0] for x in pieces)}
-        pool = stack.enter_context(ThreadPoolExecutor(READERS, "moeprof-read"))
-        for _ in pool.map(lambda piece: files[piece[0]].fill(*piece[1:]), pieces):
-            pass
-
-
-class _File:
-    """A file, open for reads by way of the system's cache and, where it can be, past it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-
-    def __enter__(self) -> _File:
+    begin, needed = start // ALIGNMENT * ALIGNMENT, start % ALIGNMENT + nbytes
+    view = memory[: padded(start, nbytes)].data
+    try:
         try:
-            self._plain = os.open(self._path, os.O_RDONLY)
+            _read(path, getattr(os, "O_DIRECT", 0), begin, view, needed)
         except OSError as error:
-            raise self._unreadable(error) from None
-        self._direct = None
-        with contextlib.suppress(OSError, AttributeError):  # not every system has it, nor file
-            self._direct = os.open(self._path, os.O_RDONLY | os.O_DIRECT)
-        return self
+            if error.errno != errno.EINVAL:  # not every file system has such reads
+                raise
+            _read(path, 0, begin, view, needed)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return memory[start % ALIGNMENT : needed]
 
-    def __exit__(self, *error: object) -> None:
-        os.close(self._plain)
-        if self._direct is not None:
-            os.close(self._direct)
 
-    def fill(self, start: int, raw: NDArray[Any], cached: bool) -> None:
-        """`raw` from `start` on."""
-        try:
-            if self._direct is None or cached or len(raw) < DIRECT_BYTES:
-                self._read(self._plain, start, raw.data, len(raw))
-            else:
-                self._fill_past_cache(self._direct, start, raw)
-        except OSError as error:
-            raise self._unreadable(error) from None
-
-    def _fill_past_cache(self, file: int, start: int, raw: NDArray[Any]) -> None:
-        """By way of memory that is aligned, as such reads want it."""
-        if not hasattr(self._local, "aligned"):
-            self._local.aligned = mmap.mmap(-1, PIECE_BYTES + 2 * ALIGNMENT)
-        begin = start // ALIGNMENT * ALIGNMENT
-        needed = start - begin + len(raw)
-        view = memoryview(self._local.aligned)[: -(-needed // ALIGNMENT) * ALIGNMENT]
-        self._read(file, begin, view, needed)
-        raw[:] = np.frombuffer(view, np.uint8)[start - begin : needed]
-
-    def _read(self, file: int, start: int, view: memoryview, needed: int) -> None:
+def _read(path: Path, flags: int, start: int, view: Any, needed: int) -> None:
+    file = os.open(path, os.O_RDONLY | flags)
+    try:
         done = 0
         while done < needed:
             read = os.preadv(file, [view[done:]], start + done)
             if not read:
-                raise InputError(f"{self._path}: is cut off, fetch it again")
+                raise InputError(f"{path}: is cut off, fetch it again")
             done += read
-
-    def _unreadable(self, error: OSError) -> InputError:
-        return InputError(f"{self._path}: cannot be read: {error.strerror}")
+    finally:
+        os.close(file)

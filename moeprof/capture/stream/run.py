@@ -314,12 +314,15 @@ def _needs(opened: _Opened, memory_bytes: int | None, process_bytes: int) -> Nee
         free = torch.cuda.mem_get_info(skeleton.device)[0] if on_gpu else available_memory()
         memory_bytes = free * 9 // 10 + (0 if on_gpu else process_bytes)
     token_bytes, pair_bytes = _activations(opened)
-    paths = [places.layer(index) for index in range(places.last + 1)]
+    frame = skeleton.part(places.text, but=places.layers)
+    layers = [skeleton.part(places.layer(index)) for index in range(places.last + 1)]
     return Needs(
         process_bytes=0 if on_gpu else process_bytes,
         frame_bytes=skeleton.nbytes(places.text, but=places.layers),
-        layer_bytes=max(map(skeleton.nbytes, paths)),
-        decoding_bytes=0 if on_gpu else max(map(skeleton.working_bytes, paths)),
+        layer_bytes=max(skeleton.nbytes(part.prefix) for part in layers),
+        reading_bytes=max(part.reading_bytes for part in (frame, *layers)),
+        stored_bytes=max(part.stored_bytes for part in layers),
+        host_bytes=available_memory() if on_gpu else 0,
         token_bytes=token_bytes,
         pair_bytes=pair_bytes,
         budget_bytes=memory_bytes,

@@ -9,34 +9,21 @@ a layer takes little more memory than its weights.
 from __future__ import annotations
 
 import copy
+import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeprof.capture.stream.checkpoint import StoredTensor
-from moeprof.capture.stream.quantized import DecodedTensor
-from moeprof.capture.stream.reading import fresh_bytes, read_all
-from moeprof.capture.transformers.run import torch_threads
+from moeprof.capture.stream.parts import Entry, Fill, Part, Source, fills
 from moeprof.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 GROUP = 2  # experts that are converted together: few, so that what is copied is still cached
-READERS = 4  # threads in which transformers reads tensors (core_model_loading.GLOBAL_WORKERS)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where a tensor of the checkpoint goes."""
-
-    key: str
-    target: str  # the first of the model's tensors it becomes part of
-    pattern: str | None  # of the converter that takes it, None where it is only renamed
 
 
 def build_skeleton(config: Any, kind: Any, dtype: torch.dtype, **options: Any) -> Any:
@@ -54,7 +41,7 @@ class Skeleton:
     def __init__(
         self,
         model: torch.nn.Module,
-        tensors: Mapping[str, StoredTensor | DecodedTensor],
+        tensors: Mapping[str, Source],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
@@ -62,56 +49,71 @@ class Skeleton:
 
         self.model: Any = model
         self.device = device
-        self.cached: Collection[tuple[Path, int]] = ()  # what was read ahead, for `read_all`
         self._tensors = tensors
         self._dtype = dtype
         self._mapping = get_model_conversion_mapping(self.model)
         self._meta = self.model.state_dict()
-        self._entries = [self._entry(key) for key in tensors]
-
-    def stored(self, prefix: str, but: str | None = None) -> list[StoredTensor]:
-        """What is read for the part of the model at `prefix`, without what stands below `but`."""
-        tensors = (self._tensors[entry.key] for entry in self._of(prefix, but))
-        return [part for tensor in tensors for part in tensor.parts]
+        entries = map(self._entry, tensors)
+        self._entries = [entry for entry in entries if entry.target in self._meta]
 
     def nbytes(self, prefix: str, but: str | None = None) -> int:
         """Bytes that the part takes in memory."""
         names = (name for name in self._meta if _is_in(name, prefix, but))
         return sum(self._meta[name].nbytes for name in names)
 
-    def working_bytes(self, prefix: str, but: str | None = None) -> int:
-        """Bytes that decoding the part takes meanwhile: transformers reads a few at a time."""
-        tensors = (self._tensors[entry.key] for entry in self._of(prefix, but))
-        return sum(sorted((tensor.working_bytes for tensor in tensors), reverse=True)[:READERS])
+    def part(self, prefix: str, but: str | None = None) -> Part:
+        """What is read for the part of the model at `prefix`, without what stands below `but`."""
+        by_target: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self._of(prefix, but):
+            by_target[entry.target].append(entry)
+        found: dict[str, list[Fill]] = {}
+        rest: list[Entry] = []
+        for target, entries in by_target.items():
+            steps = list(self._fills(target, entries))
+            if steps:
+                found[target] = steps
+            else:
+                rest += entries
+        return Part(
+            prefix,
+            but,
+            {name: self._meta[name].to(self._loaded_dtype(name)) for name in found},
+            sorted((step for steps in found.values() for step in steps), key=_place_on_disk),
+            rest,
+            sum(part.nbytes for e in self._of(prefix, but) for part in self._tensors[e.key].parts),
+        )
 
-    def load(self, prefix: str, but: str | None = None) -> None:
-        """Read the part. InputError where the checkpoint lacks a tensor or has another shape."""
-        entries = self._of(prefix, but)
-        merged: dict[str, list[_Entry]] = defaultdict(list)
+    def load(self, part: Part, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set `tensors`, which are filled, and read the rest of the part.
+
+        InputError where the checkpoint lacks a tensor or has another shape.
+        """
+        for name, tensor in tensors.items():
+            self._set(name, tensor)
+        merged: dict[str, list[Entry]] = defaultdict(list)
         whole = []
-        for entry in entries:
+        for entry in part.rest:
             if entry.pattern in self._merging:
                 merged[entry.target].append(entry)
             else:
                 whole.append(entry)
-        with torch_threads(1):  # conversion copies: threads that share that wait for each other
-            for target, parts in merged.items():
-                if not self._merge(target, parts):
-                    whole += parts
+        for target, parts in merged.items():
+            if not self._merge(target, parts):
+                whole += parts
+        if whole:
             self._convert(whole)
-        self._make_buffers(prefix, but)
-        self._check_complete(prefix, but)
+        self._make_buffers(part.prefix, part.but)
+        self._check_complete(part.prefix, part.but)
 
     @contextmanager
-    def loaded(self, prefix: str) -> Iterator[None]:
-        """The part, for as long as the body runs."""
+    def restored(self, prefix: str) -> Iterator[None]:
+        """The part is without its weights again once the body has run."""
         part = self.model.get_submodule(prefix)
         before = [
             (module._parameters, dict(module._parameters), module._buffers, dict(module._buffers))
             for module in part.modules()
         ]
         try:
-            self.load(prefix)
             yield
         finally:
             for parameters, old_parameters, buffers, old_buffers in before:
@@ -119,20 +121,29 @@ class Skeleton:
                 buffers.update(old_buffers)
 
     @cached_property
-    def _merging(self) -> dict[str, Any]:
-        """By source pattern, the converters that begin by stacking one tensor an expert."""
-        from transformers.core_model_loading import MergeModulelist, WeightConverter
+    def _converters(self) -> dict[str, Any]:
+        """By source pattern, what is more than a change of name."""
+        from transformers.core_model_loading import WeightConverter
 
         return {
             pattern: converter
             for converter in self._mapping
             if isinstance(converter, WeightConverter)
-            and isinstance(converter.operations[0], MergeModulelist)
-            and converter.operations[0].dim == 0
             for pattern in converter.source_patterns
         }
 
-    def _entry(self, key: str) -> _Entry:
+    @cached_property
+    def _merging(self) -> dict[str, Any]:
+        """Those of them that begin by stacking one tensor an expert."""
+        from transformers.core_model_loading import MergeModulelist
+
+        return {
+            pattern: converter
+            for pattern, converter in self._converters.items()
+            if isinstance(first := converter.operations[0], MergeModulelist) and first.dim == 0
+        }
+
+    def _entry(self, key: str) -> Entry:
         from transformers.core_model_loading import (
             WeightConverter,
             WeightRenaming,
@@ -145,46 +156,46 @@ class Skeleton:
         target, pattern = rename_source_key(key, renamings, converters, prefix, self._meta)
         if target not in self._meta and key in self._meta:  # it should not have been renamed
             target, pattern = rename_source_key(key, [], [], prefix, self._meta)
-        return _Entry(key, target, pattern)
+        return Entry(key, target, pattern)
 
-    def _of(self, prefix: str, but: str | None) -> list[_Entry]:
+    def _of(self, prefix: str, but: str | None) -> list[Entry]:
         return [entry for entry in self._entries if _is_in(entry.target, prefix, but)]
 
-    def _merge(self, target: str, entries: Iterable[_Entry]) -> bool:
-        """Fill the fused tensors that `entries` make up; False if they cannot be made in parts."""
-        from transformers.core_model_loading import dot_natural_key
+    def _fills(self, target: str, entries: Sequence[Entry]) -> Iterator[Fill]:
+        """Steps that fill `target`, none where transformers has to convert it."""
+        meta, pattern = self._meta[target], entries[0].pattern
+        if pattern is None and len(entries) == 1:
+            source = self._tensors[entries[0].key]
+            if source.shape == meta.shape:
+                yield from fills(source, target)
+        elif pattern is not None:
+            converter, keys = self._converters[pattern], _by_pattern(entries)
+            found = [[self._tensors[k] for k in keys[p]] for p in converter.source_patterns]
+            if _only_stacks(converter) and _stack_to(meta.shape, found):
+                yield from _fill_stacks(target, found)
+            elif _only_joins(converter) and _join_to(meta.shape, found):
+                yield from _fill_rows(target, [tensor for (tensor,) in found])
 
-        by_pattern: dict[str, list[str]] = defaultdict(list)
-        for entry in sorted(entries, key=lambda entry: dot_natural_key(entry.key)):
-            by_pattern[str(entry.pattern)].append(entry.key)
+    def _loaded_dtype(self, target: str) -> torch.dtype:
+        """What transformers would load the tensor as: some are kept in float32."""
+        for pattern, dtype in self._kept.items():
+            if pattern.search(target):
+                return dtype
+        found: torch.dtype = self._meta[target].dtype
+        return found
+
+    @cached_property
+    def _kept(self) -> dict[re.Pattern[str], torch.dtype]:
+        plan = self.model._get_dtype_plan(self._dtype)
+        return {re.compile(glob.replace("*", ".*")): dtype for glob, dtype in plan.items()}
+
+    def _merge(self, target: str, entries: Sequence[Entry]) -> bool:
+        """Fill the fused tensors that `entries` make up; False if they cannot be made in parts."""
+        by_pattern = _by_pattern(entries)
         experts = len(next(iter(by_pattern.values())))
         if any(len(keys) != experts for keys in by_pattern.values()):
             return False
-        return self._stack(target, by_pattern) or self._merge_groups(target, by_pattern, experts)
-
-    def _stack(self, target: str, keys: Mapping[str, list[str]]) -> bool:
-        """Read every expert to its place in the fused tensor; False if it takes more than that."""
-        import torch
-
-        converter, meta = self._merging[next(iter(keys))], self._meta[target]
-        found = [
-            [self._tensors[name] for name in keys.get(p, ())] for p in converter.source_patterns
-        ]
-        stored = [[t for t in tensors if isinstance(t, StoredTensor)] for tensors in found]
-        plain = _only_stacks(converter) and _stack_to(meta, stored)
-        if not plain or self.device.type != "cpu":
-            return False
-        fused = torch.from_numpy(fresh_bytes(meta.nbytes)).view(meta.dtype).view(meta.shape)
-        wanted, row = [], 0
-        for tensors in stored:
-            rows = tensors[0].shape[0]
-            for expert, tensor in enumerate(tensors):
-                place = fused[expert, row : row + rows].reshape(-1).view(torch.uint8)
-                wanted.append((tensor.file, tensor.start, place.numpy()))
-            row += rows
-        read_all(wanted, self.cached)
-        self._set(target, fused)
-        return True
+        return self._merge_groups(target, by_pattern, experts)
 
     def _merge_groups(self, target: str, by_pattern: Mapping[str, list[str]], experts: int) -> bool:
         import torch
@@ -226,7 +237,7 @@ class Skeleton:
         value._is_hf_initialized = True  # or it would be initialized again
         setattr(module, leaf, value)
 
-    def _convert(self, entries: Iterable[_Entry]) -> None:
+    def _convert(self, entries: Iterable[Entry]) -> None:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
@@ -276,30 +287,68 @@ class Skeleton:
 
 def _only_stacks(converter: Any) -> bool:
     """Does it make one tensor, experts stacked, what each has of its own laid row after row?"""
+    from transformers.core_model_loading import Concatenate, MergeModulelist
+
+    first, *more = converter.operations
+    joins = [op for op in more if isinstance(op, Concatenate) and op.dim == 1]
+    stacks = isinstance(first, MergeModulelist) and first.dim == 0
+    return stacks and len(converter.target_patterns) == 1 and len(more) == len(joins) < 2
+
+
+def _only_joins(converter: Any) -> bool:
+    """Does it make one tensor, others laid row after row?"""
     from transformers.core_model_loading import Concatenate
 
-    more = converter.operations[1:]  # the first stacks, see `_merging`
-    joins = [op for op in more if isinstance(op, Concatenate) and op.dim == 1]
-    return len(converter.target_patterns) == 1 and len(more) == len(joins) < 2
+    first, *more = converter.operations
+    joins = isinstance(first, Concatenate) and first.dim == 0
+    return joins and len(converter.target_patterns) == 1 and not more
 
 
-def _stack_to(meta: torch.Tensor, stored: Sequence[Sequence[StoredTensor]]) -> bool:
-    """Do matrices of every expert, laid so, have the shape and dtype of `meta`?"""
-    from safetensors.torch import _TYPES
+def _by_pattern(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    """Keys of the checkpoint by the converter's pattern, in the order of experts."""
+    from transformers.core_model_loading import dot_natural_key
 
-    experts, rows, *columns = meta.shape
-    heights = [tensors[0].shape[0] for tensors in stored if tensors]
-    return (
-        len(heights) == len(stored)
-        and sum(heights) == rows
-        and all(
-            len(tensors) == experts
-            and _TYPES[tensor.dtype] == meta.dtype
-            and tensor.shape == (height, *columns)
-            for tensors, height in zip(stored, heights, strict=True)
-            for tensor in tensors
-        )
+    found: dict[str, list[str]] = defaultdict(list)
+    for entry in sorted(entries, key=lambda entry: dot_natural_key(entry.key)):
+        found[str(entry.pattern)].append(entry.key)
+    return found
+
+
+def _stack_to(shape: Sequence[int], found: Sequence[Sequence[Source]]) -> bool:
+    """Do matrices of every expert, by pattern, make up `shape`?"""
+    experts, *of_one = shape
+    return all(len(tensors) == experts for tensors in found) and all(
+        _join_to(of_one, [[tensor] for tensor in matrices]) for matrices in zip(*found, strict=True)
     )
+
+
+def _join_to(shape: Sequence[int], found: Sequence[Sequence[Source]]) -> bool:
+    """Do tensors, one a pattern, make up `shape` when they are laid row after row?"""
+    shapes = [tensor.shape for tensors in found for tensor in tensors]
+    return (
+        len(shapes) == len(found)
+        and all(own and own[1:] == tuple(shape[1:]) for own in shapes)
+        and sum(own[0] for own in shapes) == shape[0]
+    )
+
+
+def _fill_stacks(target: str, found: Sequence[Sequence[Source]]) -> Iterator[Fill]:
+    for expert, matrices in enumerate(zip(*found, strict=True)):
+        yield from _fill_rows(target, matrices, (expert,))
+
+
+def _fill_rows(
+    target: str, tensors: Sequence[Source], index: tuple[int, ...] = ()
+) -> Iterator[Fill]:
+    row = 0
+    for tensor in tensors:
+        rows = slice(row, row := row + tensor.shape[0])
+        yield from fills(tensor, target, (*index, rows))
+
+
+def _place_on_disk(fill: Fill) -> tuple[Path, int]:
+    first = fill.source.parts[0]
+    return first.file, first.start
 
 
 def _is_in(name: str, prefix: str, but: str | None) -> bool:
