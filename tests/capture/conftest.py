@@ -43,10 +43,12 @@ M3_TEXT: dict[str, Any] = {
 }
 
 
-def tiny_m3() -> Any:
+def tiny_m3(layers: int = 4) -> Any:
     from transformers import MiniMaxM3VLForCausalLM, MiniMaxM3VLTextConfig
 
-    return MiniMaxM3VLForCausalLM(MiniMaxM3VLTextConfig(**M3_TEXT))
+    kinds = {name: M3_TEXT[name][:layers] for name in ("mlp_layer_types", "layer_types")}
+    text = {**M3_TEXT, "num_hidden_layers": layers, **kinds}
+    return MiniMaxM3VLForCausalLM(MiniMaxM3VLTextConfig(**text))
 
 
 def tiny_m3_vl() -> Any:
@@ -69,19 +71,20 @@ def tiny_m3_vl() -> Any:
     return MiniMaxM3SparseForConditionalGeneration(config)
 
 
-def tiny_qwen3() -> Any:
+def tiny_qwen3(layers: int = 4) -> Any:
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     moe = {"moe_intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2}
-    layers = {"decoder_sparse_step": 1, "mlp_only_layers": [2]}
-    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**COMMON, **moe, **layers, intermediate_size=32))
+    sparse = {"decoder_sparse_step": 1, "mlp_only_layers": [2], "num_hidden_layers": layers}
+    config = Qwen3MoeConfig(**{**COMMON, **sparse}, **moe, intermediate_size=32)
+    return Qwen3MoeForCausalLM(config)
 
 
-def tiny_mixtral() -> Any:
+def tiny_mixtral(layers: int = 4) -> Any:
     from transformers import MixtralConfig, MixtralForCausalLM
 
     moe = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 16}
-    return MixtralForCausalLM(MixtralConfig(**COMMON, **moe))
+    return MixtralForCausalLM(MixtralConfig(**{**COMMON, "num_hidden_layers": layers}, **moe))
 
 
 def tiny_llama() -> Any:
@@ -90,7 +93,7 @@ def tiny_llama() -> Any:
     return LlamaForCausalLM(LlamaConfig(**COMMON, intermediate_size=32))
 
 
-FAMILIES: dict[str, Callable[[], Any]] = {
+FAMILIES: dict[str, Callable[..., Any]] = {
     "m3": tiny_m3,
     "m3_vl": tiny_m3_vl,
     "qwen3": tiny_qwen3,
@@ -110,15 +113,18 @@ def torch() -> Any:
 
 
 @pytest.fixture(scope="session")
-def build(torch: Any) -> Callable[[str], Any]:
-    """A function that gives the tiny model of a family, always the same object."""
-    built: dict[str, Any] = {}
+def build(torch: Any) -> Callable[..., Any]:
+    """A function that gives the tiny model of a family, always the same object. What is compiled
+    may be of fewer layers: compiling takes most of its test's time, and as long for each layer.
+    """
+    built: dict[Any, Any] = {}
 
-    def get(family: str) -> Any:
-        if family not in built:
+    def get(family: str, **layers: int) -> Any:
+        key = family, *layers.values()
+        if key not in built:
             torch.manual_seed(0)
-            built[family] = spread_routers(FAMILIES[family]().eval())
-        return built[family]
+            built[key] = spread_routers(FAMILIES[family](**layers).eval())
+        return built[key]
 
     return get
 

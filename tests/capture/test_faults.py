@@ -284,14 +284,14 @@ def test_any_function_may_fail(bench: Bench) -> None:
 
 
 def test_any_function_of_compiled_code_may_fail(
-    build: Callable[[str], Any],
+    build: Callable[..., Any],
     bench: Bench,
     padded: tuple[Any, Any],
     tmp_path: Path,
     torch: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model = build("mixtral")
+    model = build("mixtral", layers=2)
 
     @torch.no_grad()
     def run() -> Any:
@@ -310,7 +310,7 @@ def test_any_function_of_compiled_code_may_fail(
 
 
 def test_any_function_of_continuous_batching_may_fail(
-    build: Callable[[str], Any],
+    build: Callable[..., Any],
     bench: Bench,
     tmp_path: Path,
     torch: Any,
@@ -319,7 +319,7 @@ def test_any_function_of_continuous_batching_may_fail(
     pytest.importorskip("transformers.generation.continuous_batching")
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
-    model = build("mixtral")
+    model = build("mixtral", layers=2)
     settings = ContinuousBatchingConfig(
         page_size=32, num_blocks=32, max_batch_tokens=8, use_cuda_graph=False
     )
@@ -536,14 +536,14 @@ def test_an_exception_of_the_users_comes_through(
 
 
 def test_memory_is_bounded_while_the_writer_stalls(
-    build: Callable[[str], Any], tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Any], tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of steps that nobody takes so few wait that both bytes and items are bounded."""
     from transformers import DynamicCache
 
     from moeprof.capture.transformers.traffic.handler import StepHandler
 
-    model, limit, go, pending = build("mixtral"), 64_000, threading.Event(), []
+    model, limit, go, pending = build("mixtral", layers=2), 64_000, threading.Event(), []
     handle, offer = StepHandler.handle, Drain.offer
 
     def stalled(self: StepHandler, items: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,13 +23,15 @@ HOSTILE = (
 )
 
 
-@pytest.fixture
-def contents(trace: Trace) -> ReportContents:
+# Results are frozen and gathering takes seconds, so each is gathered once for all tests.
+@pytest.fixture(scope="session")
+def contents(model: MoEModel) -> ReportContents:
     """Gathered from 600 synthetic tokens, the recorded model being the projected one."""
+    trace = Trace.in_memory(model, *synthesize_rows(model, 600, requests=6))
     return gather_report(trace, command="moeprof report run.moetrace")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hostile(model: MoEModel) -> ReportContents:
     """Labels, a reason of drops and a command that try to break out of their place."""
     rows, requests = synthesize_rows(model, 400, requests=8, labels=HOSTILE)
@@ -39,12 +41,13 @@ def hostile(model: MoEModel) -> ReportContents:
     return gather_report(trace, hardware="h200+epyc-9005", command=command)
 
 
-@pytest.fixture
-def counts_only(tmp_path: Path, model: MoEModel) -> Trace:
+@pytest.fixture(scope="session")
+def counts_only(tmp_path_factory: pytest.TempPathFactory, model: MoEModel) -> Trace:
     """Three windows of counts, without the order of tokens."""
+    path = tmp_path_factory.mktemp("counts") / "counts.moetrace"
     counts = np.random.default_rng(0).poisson(9, (3, len(model.moe_layers), model.experts))
-    write_counts(tmp_path / "counts.moetrace", model, counts)
-    return open_trace(tmp_path / "counts.moetrace")
+    write_counts(path, model, counts)
+    return open_trace(path)
 
 
 def _single(model: MoEModel) -> Trace:
@@ -106,7 +109,20 @@ ODD: dict[str, Callable[[MoEModel], Trace]] = {
 }
 
 
+@pytest.fixture(scope="session")
+def gather_odd(model: MoEModel, counts_only: Trace) -> Callable[[str], ReportContents]:
+    """A function that gives what is gathered from a recording that lacks something."""
+
+    @cache
+    def gather(name: str) -> ReportContents:
+        return gather_report(ODD[name](model) if name in ODD else counts_only)
+
+    return gather
+
+
 @pytest.fixture(params=[*ODD, "counts only"])
-def odd_trace(request: pytest.FixtureRequest, model: MoEModel, counts_only: Trace) -> Trace:
-    """Each recording that lacks something."""
-    return ODD[request.param](model) if request.param in ODD else counts_only
+def odd(
+    request: pytest.FixtureRequest, gather_odd: Callable[[str], ReportContents]
+) -> ReportContents:
+    """Gathered from each recording that lacks something."""
+    return gather_odd(request.param)

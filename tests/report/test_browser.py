@@ -137,12 +137,6 @@ def _watch(visit: Visit) -> None:
 
 
 @pytest.fixture(scope="module")
-def contents(model: MoEModel) -> ReportContents:
-    """Of 600 tokens of six requests and two labels."""
-    return gather_report(Trace.in_memory(model, *synthesize_rows(model, 600, requests=6)))
-
-
-@pytest.fixture(scope="module")
 def hostile(model: MoEModel) -> ReportContents:
     """Every text that a user supplies tries to run."""
     rows, requests = synthesize_rows(model, 600, requests=6, labels=ATTACKS)
@@ -362,8 +356,10 @@ def test_on_paper_nothing_is_folded_away(
 
 
 @pytest.mark.parametrize("name", list(ODD))
-def test_odd_recordings_open_in_silence(visit: Visitor, model: MoEModel, name: str) -> None:
-    seen = visit(gather_report(ODD[name](model)), NARROW)
+def test_odd_recordings_open_in_silence(
+    visit: Visitor, gather_odd: Callable[[str], ReportContents], name: str
+) -> None:
+    seen = visit(gather_odd(name), NARROW)
     assert seen.overflow() <= 0
     for nth in range(seen.page.locator("[data-hover]").count()):
         assert "NaN" not in seen.point("[data-hover]", nth=nth)

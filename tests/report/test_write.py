@@ -10,21 +10,27 @@ import pytest
 from PIL import Image
 
 from moeprof.errors import InputError
-from moeprof.report import ReportContents, gather_report, render_html, save_figures, write_report
+from moeprof.report import ReportContents, ReportFile, render_html, save_figures, write_report
 from moeprof.report.figures import FIGURES
 from moeprof.report.pixels import LIGHT, UNUSED_LIGHT, colour_index, palette
 from moeprof.trace import Trace
 
 
-def test_writes_the_page_and_says_what(contents: ReportContents, tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "report.html"
-    written = write_report(contents, path, png_dir=tmp_path / "png")
+@pytest.fixture(scope="module")
+def written(contents: ReportContents, tmp_path_factory: pytest.TempPathFactory) -> ReportFile:
+    """A page with every figure, written once: drawing takes seconds."""
+    folder = tmp_path_factory.mktemp("written")
+    return write_report(contents, folder / "deep" / "report.html", png_dir=folder / "png")
+
+
+def test_writes_the_page_and_says_what(contents: ReportContents, written: ReportFile) -> None:
+    path = Path(written.path)
     assert path.read_text(encoding="utf-8") == render_html(contents)
     assert written.to_dict() == {
         "path": str(path),
         "bytes": path.stat().st_size,
         "figures": [
-            str(tmp_path / "png" / name)
+            str(path.parents[1] / "png" / name)
             for name in FIGURES
             if name != "offload.png"  # no host is named
         ],
@@ -84,8 +90,8 @@ def test_a_figure_that_fails_leaves_no_other(
     assert (tmp_path / "load-heatmap.png").read_text() == "mine"
 
 
-def test_figures_are_pngs_with_content(contents: ReportContents, tmp_path: Path) -> None:
-    for path in save_figures(contents, tmp_path):
+def test_figures_are_pngs_with_content(written: ReportFile) -> None:
+    for path in written.figures:
         with Image.open(path) as image:
             assert image.format == "PNG"
             assert min(image.size) > 300
@@ -93,27 +99,37 @@ def test_figures_are_pngs_with_content(contents: ReportContents, tmp_path: Path)
             assert colours and len(colours) > 20
 
 
-def test_figures_are_the_same_every_time(contents: ReportContents, tmp_path: Path) -> None:
-    first = [path.read_bytes() for path in save_figures(contents, tmp_path / "a")]
-    assert first == [path.read_bytes() for path in save_figures(contents, tmp_path / "b")]
-
-
-def test_figures_of_odd_recordings(
-    odd_trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_figures_are_the_same_every_time(
+    contents: ReportContents, written: ReportFile, tmp_path: Path
 ) -> None:
-    # Most projected figures are of the model, whatever the recording lacks, and take long to draw.
+    first = [Path(path).read_bytes() for path in written.figures]
+    assert first == [path.read_bytes() for path in save_figures(contents, tmp_path)]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The figures that are of the recording: most projected ones are of the model, whatever the
+    recording lacks or is called, and take long to draw. For as long, there are no others.
+    """
     model = {name for name in FIGURES if name.startswith("projected-")} - {"projected-routing.png"}
     kept = {name: draw for name, draw in FIGURES.items() if name not in model}
     monkeypatch.setattr("moeprof.report.figures.FIGURES", kept)
-    contents = gather_report(odd_trace)
-    names = {path.name for path in save_figures(contents, tmp_path)}
-    assert ("memory.png" in names) == bool(contents.deployments)
-    assert ("load-heatmap.png" in names) == (contents.load is not None)
-    assert ("miss-ratio.png" in names) == (contents.layer_curve is not None)
+    return dict(kept)
 
 
-def test_hostile_names_do_not_break_figures(hostile: ReportContents, tmp_path: Path) -> None:
-    assert len(save_figures(hostile, tmp_path)) == len(FIGURES)
+def test_figures_of_odd_recordings(
+    odd: ReportContents, drawn: dict[str, object], tmp_path: Path
+) -> None:
+    names = {path.name for path in save_figures(odd, tmp_path)}
+    assert ("memory.png" in names) == bool(odd.deployments)
+    assert ("load-heatmap.png" in names) == (odd.load is not None)
+    assert ("miss-ratio.png" in names) == (odd.layer_curve is not None)
+
+
+def test_hostile_names_do_not_break_figures(
+    hostile: ReportContents, drawn: dict[str, object], tmp_path: Path
+) -> None:
+    assert {path.name for path in save_figures(hostile, tmp_path)} == set(drawn)
 
 
 def test_heatmap_image_is_the_load(contents: ReportContents) -> None:
