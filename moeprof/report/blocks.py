@@ -1,7 +1,7 @@
 """What a section of the page is made of: data only. `page/blocks.html` draws each kind.
 
-Coordinates inside a plot run from 0 to 1, x to the right and y upwards, so that a chart stretches
-with the page while its text does not.
+Charts stand in `charts.py`. Places on the axes of bars and heatmaps run from 0 to 1, so that they
+stretch with the page while their text does not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 from typing import ClassVar, TypeAlias
+
+from moeprof.report.charts import Chart, Mark
 
 Cell: TypeAlias = str | int
 GAP = "gap"  # the hue of a part that is not drawn, before a bar that does not begin at 0
@@ -30,54 +32,6 @@ class Axis:
 
     label: str
     ticks: Sequence[Tick]
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points of one colour: `style` is line, dashed or dots; `hue` picks from the palette."""
-
-    name: str
-    hue: str
-    points: Sequence[tuple[float, float]]
-    style: str = "line"
-
-    @property
-    def path(self) -> str:
-        """SVG path data in a box of 1000 x 1000; a dot is a line of no length."""
-        places = [f"{1000 * x:.1f} {1000 * (1 - y):.1f}" for x, y in self.points]
-        if self.style == "dots":
-            return "".join(f"M{place}h0" for place in places)
-        return "M" + "L".join(places) if places else ""
-
-    @property
-    def stems(self) -> str:
-        """Vertical lines from the bottom to each point."""
-        return "".join(f"M{1000 * x:.1f} 1000V{1000 * (1 - y):.1f}" for x, y in self.points)
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A vertical line with words beside it."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Series over two axes. `hover` holds (x, words) for the pointer, sorted by x."""
-
-    kind: ClassVar[str] = "plot"
-    id: str
-    title: str
-    alt: str
-    x: Axis
-    y: Axis
-    series: Sequence[Series]
-    right: Axis | None = None
-    marks: Sequence[Mark] = ()
-    hover: Sequence[tuple[float, str]] = ()
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,7 +127,17 @@ class Terms:
     terms: Sequence[tuple[str, str]]
 
 
-Block: TypeAlias = Plot | Heatmap | Bars | Table | Terms
+@dataclass(frozen=True)
+class Command:
+    """A line for a shell, with a button that copies it."""
+
+    kind: ClassVar[str] = "command"
+    title: str
+    command: str
+    note: str = ""
+
+
+Block: TypeAlias = Chart | Heatmap | Bars | Table | Terms | Command
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from moeprof.quantity import Provenance
-from moeprof.report.blocks import Heatmap, Plot, Section
+from moeprof.report.blocks import Heatmap, Section
+from moeprof.report.charts import Chart, chart_data
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings import find_all
 from moeprof.report.sampled import rotated_words, sampled_words
 from moeprof.report.sections import SECTIONS
 from moeprof.report.wording import counted
 
+LIBRARY = "vendor/plot.min.js"  # draws the charts; vendor/README.md says why this one
+SCRIPTS = ("parts", "words", "chart", "heatmap", "tables", "page")  # in the order they need
 PROVENANCE_WORDS = {
     Provenance.MEASURED: "observed in this recording",
     Provenance.FITTED: "from a law fitted to measurements",
@@ -50,7 +53,8 @@ def render_html(contents: ReportContents) -> str:
         sections=sections,
         provenance_words=PROVENANCE_WORDS,
         css=Markup(_source(environment, loader, "page.css")),
-        js=Markup(_source(environment, loader, "page.js")),
+        library=Markup(_source(environment, loader, LIBRARY)),
+        js=Markup(_script(environment, loader)),
         data=Markup(embedded_json(_script_data(sections))),
     )
 
@@ -71,6 +75,12 @@ def _source(environment: Any, loader: Any, name: str) -> str:
     return text
 
 
+def _script(environment: Any, loader: Any) -> str:
+    """The page's own scripts as one, which leaves no name in the window."""
+    parts = [_source(environment, loader, f"scripts/{name}.js") for name in SCRIPTS]
+    return '"use strict";\n{\n' + "\n".join(parts) + "}"
+
+
 def _subtitle(contents: ReportContents) -> str:
     info = contents.info
     parts = [
@@ -89,12 +99,13 @@ def _script_data(sections: Iterable[Section]) -> dict[str, Any]:
     """What the script looks up, by the id of the figure."""
     data: dict[str, Any] = {}
     for block in (block for section in sections for block in section.blocks):
-        if isinstance(block, Plot):
-            data[block.id] = [[round(x, 5), words] for x, words in block.hover]
+        if isinstance(block, Chart):
+            data[block.id] = chart_data(block)
         elif isinstance(block, Heatmap):
             data[block.id] = {
                 "layers": list(block.layers),
                 "experts": block.experts,
+                "names": [view.name for view in block.views],
                 "views": [view.load for view in block.views],
             }
     return data

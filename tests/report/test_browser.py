@@ -185,14 +185,14 @@ def test_the_choice_of_tokens_changes_the_picture(
     visit: Visitor, contents: ReportContents, say: Callable[[str], None]
 ) -> None:
     seen = visit(contents)
-    buttons = seen.page.locator(".views button")
+    buttons = seen.page.locator("#heat .views button")
     assert buttons.all_inner_texts() == list(contents.views)
     pictures = set()
     for name, load in contents.views.items():
         button = buttons.get_by_text(name, exact=True)
         button.click()
         assert button.get_attribute("aria-pressed") == "true"
-        assert seen.page.locator(".views [aria-pressed=true]").count() == 1
+        assert seen.page.locator("#heat .views [aria-pressed=true]").count() == 1
         shown = seen.page.locator(".heat img:visible")
         assert shown.count() == 1 and name in shown.get_attribute("alt")
         assert shown.evaluate("image => image.complete && image.naturalWidth") == load.shape[1]
@@ -207,12 +207,12 @@ def test_every_figure_answers_the_pointer(
     visit: Visitor, contents: ReportContents, say: Callable[[str], None]
 ) -> None:
     seen = visit(contents)
-    figures = seen.page.locator("[data-hover]").count()
+    figures = seen.page.locator(".plot").count()
     for nth in range(figures):
-        tips = [seen.point("[data-hover]", x, nth=nth) for x in (0.01, 0.35, 0.99)]
+        tips = [seen.point(".plot", x, nth=nth) for x in (0.01, 0.35, 0.99)]
         assert all(tips) and tips[0] != tips[-1]
         assert not any(word in "".join(tips) for word in ("NaN", "undefined", "null", "Infinity"))
-        assert seen.page.locator("[data-hover] .cursor").nth(nth).is_visible()
+        assert seen.page.locator(".plot .cursor").nth(nth).is_visible()
     parts = seen.page.locator("[data-tip]").count()
     for nth in range(parts):
         box = seen.page.locator("[data-tip]").nth(nth).bounding_box()
@@ -239,16 +239,16 @@ def test_texts_that_try_to_run_are_shown_and_nothing_more(
 ) -> None:
     seen = visit(hostile, size)
     page = seen.page
-    shown = page.locator(".views button").all_inner_texts()[-len(ATTACKS) :]
+    shown = page.locator("#heat .views button").all_inner_texts()[-len(ATTACKS) :]
     assert shown == [f"label {attack}" for attack in sorted(ATTACKS)]
-    for button in page.locator(".views button").all():
+    for button in page.locator("#heat .views button").all():
         button.click()
         assert seen.point(".heat")
     seen.unfold()
     text = page.locator("main").inner_text()
     assert all(text.count(attack) >= 3 for attack in ATTACKS), "label, dropped, problem"
     assert "49" not in [word for word in text.split() if word.startswith("</style>")]
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 3
     assert page.locator("main :is(img[onerror], svg[onload], [onmouseover], b)").count() == 0
     links = page.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
     assert all(link.startswith("#") for link in links)
@@ -361,5 +361,5 @@ def test_odd_recordings_open_in_silence(
 ) -> None:
     seen = visit(gather_odd(name), NARROW)
     assert seen.overflow() <= 0
-    for nth in range(seen.page.locator("[data-hover]").count()):
-        assert "NaN" not in seen.point("[data-hover]", nth=nth)
+    for nth in range(seen.page.locator(".plot").count()):
+        assert "NaN" not in seen.point(".plot", nth=nth)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -13,12 +15,13 @@ import pytest
 from moeprof.analysis import analyze_load, counting
 from moeprof.model import MoEModel
 from moeprof.report import ReportContents, gather_report, render_html
+from moeprof.report.charts import Chart, Measure, Series, chart_data
 from moeprof.report.findings import find_all
 from moeprof.report.html import embedded_json
 from moeprof.trace import Trace, synthesize_rows
 from tests.report.conftest import HOSTILE
 
-VOID = {"meta", "img", "source", "path", "br", "link", "input"}
+VOID = {"meta", "img", "source", "br", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -110,12 +113,17 @@ def test_loads_nothing(contents: ReportContents) -> None:
 def test_what_users_supply_cannot_break_out(hostile: ReportContents) -> None:
     text = render_html(hostile)
     page = Page(text)
-    assert len(page.tags("script")) == 2
+    assert len(page.tags("script")) == 3
     assert not any("onerror" in a for _, a in page.elements)
     assert not page.tags("b")
-    assert "alert(" not in text.replace("&lt;script&gt;alert(1)&lt;/script&gt;", "").replace(
-        "onerror=alert(2)&gt;", ""
-    )
+    for harmless in (
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "\\u003cscript\\u003ealert(1)\\u003c/script\\u003e",  # in the data
+        "onerror=alert(2)&gt;",
+    ):
+        assert harmless in text
+        text = text.replace(harmless, "")
+    assert "alert(" not in text
     assert "</style>{{7*7}}" in page.text  # shown as it is, not run
     assert all(label.split("\x1b")[0] in page.text for label in HOSTILE)
 
@@ -125,6 +133,41 @@ def test_json_in_the_page_cannot_end_its_element() -> None:
     text = embedded_json(value)
     assert not set(text) & set("<>&\u2028")
     assert json.loads(text) == value
+
+
+def test_the_library_is_the_one_that_its_recipe_builds() -> None:
+    """What is vendored is what README.md there says, byte for byte."""
+    folder = files("moeprof.report") / "page" / "vendor"
+    stated = re.search(r"SHA-256\W+([0-9a-f]{64})", (folder / "README.md").read_text())
+    assert stated
+    assert hashlib.sha256((folder / "plot.min.js").read_bytes()).hexdigest() == stated[1]
+
+
+def test_the_page_carries_the_library_with_its_licence(contents: ReportContents) -> None:
+    library = (files("moeprof.report") / "page" / "vendor" / "plot.min.js").read_text()
+    text = render_html(contents)
+    assert library in text
+    assert "</script" not in library
+    assert "Copyright 2020-2025 Observable, Inc." in library
+
+
+def test_charts_hold_values_in_their_own_units(contents: ReportContents) -> None:
+    data = script_data(render_html(contents))
+    chart = data["imbalance-layer"]
+    assert isinstance(chart, dict) and contents.load
+    assert [
+        [layer, pytest.approx(value, rel=1e-5)] for layer, value in chart["series"][0]["points"]
+    ] == [[layer.layer, layer.imbalance] for layer in contents.load.per_layer]
+    assert chart["y"]["start"] == 1
+
+
+def test_nothing_is_taken_for_empty_because_it_is_zero() -> None:
+    points = [(0.0, 0.0, 0.0, 1 / 3)]
+    chart = Chart("id", "t", "a", Measure("x", start=0), Measure("y"), [Series("s", "a", points)])
+    data = chart_data(chart)
+    assert data["x"] == {"label": "x", "scale": "linear", "start": 0}
+    assert data["series"][0]["points"] == [[0, 0, 0, 0.333333]]
+    assert "marks" not in data and "right" not in data
 
 
 def test_heatmap_holds_the_load(contents: ReportContents) -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from moeprof.report.sections.scales import doubling_scale, linear_scale, log_scale
 
 from moeprof.hardware import load_hardware
 from moeprof.model import MoEModel
@@ -14,7 +15,6 @@ from moeprof.projection.step.terms import OPERATIONS
 from moeprof.report import ReportContents, find_all, gather_report, render_html
 from moeprof.report.blocks import GAP, Bars
 from moeprof.report.projecting import splits_of, usable_precisions
-from moeprof.report.sections.scales import doubling_scale, linear_scale, log_scale
 from moeprof.report.sections.speed import OPERATION_PIECES, speed_section
 from moeprof.report.sections.trade_offs import front_of, gpu_tok_s, trade_offs_section, user_tok_s
 from moeprof.trace import Trace, synthesize_rows

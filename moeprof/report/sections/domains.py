@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from moeprof.report.blocks import (
-    Axis,
-    Cell,
-    Plot,
-    Section,
-    Series,
-    Table,
-    Tick,
-    axis_ticks,
-    name_ticks,
-)
+from moeprof.report.blocks import Cell, Section, Table
+from moeprof.report.charts import Chart, Measure, Series
 from moeprof.report.contents import ReportContents
 from moeprof.report.wording import listed
 
@@ -39,37 +30,29 @@ def domains_section(contents: ReportContents) -> Section | None:
     return Section("domains", "Labels", lead, [_plot(contents, layers), table])
 
 
-def _plot(contents: ReportContents, layers: list[int]) -> Plot:
+def _plot(contents: ReportContents, layers: list[int]) -> Chart:
     result = contents.specialization
     if result is None:
         raise ValueError("the divergence of labels was not computed")
-    top = 1.12 * max(*result.per_layer, result.null_p95, 0.01)
-    place = [(i + 0.5) / len(layers) for i in range(len(layers))]
-    return Plot(
+    ends = (float(layers[0]), float(layers[-1]))
+    return Chart(
         id="domains-layer",
         title="Divergence between labels in each layer",
         alt=(
             f"Divergence by layer, {min(result.per_layer):.3f} to {max(result.per_layer):.3f} bit; "
             f"mean {result.specialization:.3f}, shuffled {result.null:.3f} bit."
         ),
-        x=Axis("layer", name_ticks(layers, 12)),
-        y=Axis("divergence (bit)", [Tick(at / top, f"{at:g}") for at in axis_ticks(0, top, 4)]),
+        x=Measure("layer"),
+        y=Measure("divergence (bit)", "bit", start=0),
         series=[
             Series(
-                "between labels",
-                "a",
-                [(x, value / top) for x, value in zip(place, result.per_layer, strict=True)],
-                "dots",
+                "between labels", "a", list(zip(layers, result.per_layer, strict=True)), "stems"
             ),
             Series(
                 "labels shuffled, mean over layers",
                 "grey",
-                [(0.0, result.null / top), (1.0, result.null / top)],
+                [(layer, result.null) for layer in ends],
                 "dashed",
             ),
-        ],
-        hover=[
-            (x, f"layer {layer}\n{value:.4f} bit")
-            for x, layer, value in zip(place, layers, result.per_layer, strict=True)
         ],
     )

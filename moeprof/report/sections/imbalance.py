@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeprof.analysis import LoadResult
-from moeprof.report.blocks import Axis, Plot, Section, Series, Table, Tick, axis_ticks, name_ticks
+from moeprof.report.blocks import Section, Table
+from moeprof.report.charts import RATIO, Chart, Measure, Series
 from moeprof.report.contents import ReportContents
 from moeprof.report.wording import times
 
@@ -27,7 +28,7 @@ def imbalance_section(contents: ReportContents) -> Section | None:
         )
     if "gpus" in contents.missing:
         lead.append(f"Not shown by GPU: {contents.missing['gpus']}.")
-    blocks: list[Plot | Table] = [_by_layer(load, contents.gpu_load)]
+    blocks: list[Chart | Table] = [_by_layer(load, _several(contents))]
     if whole_windows(load) > 1:
         blocks.append(_over_time(contents, load))
     if load.per_phase or load.per_label:
@@ -35,34 +36,33 @@ def imbalance_section(contents: ReportContents) -> Section | None:
     return Section("imbalance", "Imbalance", lead, blocks)
 
 
-def _by_layer(load: LoadResult, gpu_load: LoadResult | None) -> Plot:
-    experts = [layer.imbalance for layer in load.per_layer]
-    gpus = [layer.imbalance for layer in gpu_load.per_layer] if gpu_load else []
-    top = _top([*experts, *gpus])
-    place = [(i + 0.5) / len(experts) for i in range(len(experts))]
-    series = [Series("experts", "a", _points(place, experts, top), "dots")]
+def _several(contents: ReportContents) -> LoadResult | None:
+    """Load by GPU, where there is more than one to be uneven."""
+    on_gpus = contents.gpu_load
+    return on_gpus if on_gpus and on_gpus.gpus and on_gpus.gpus > 1 else None
+
+
+def _by_layer(load: LoadResult, gpu_load: LoadResult | None) -> Chart:
+    series = [Series("experts", "a", by_layer(load), "stems")]
     if gpu_load:
-        series.append(Series(_gpu_name(gpu_load), "b", _points(place, gpus, top), "dots"))
-    hover = [
-        (
-            x,
-            f"layer {layer.layer}\nexperts {times(layer.imbalance)}"
-            + (f"\nGPUs {times(gpus[i])}" if gpus else ""),
-        )
-        for i, (x, layer) in enumerate(zip(place, load.per_layer, strict=True))
-    ]
-    return Plot(
+        series.append(Series(_gpu_name(gpu_load), "b", by_layer(gpu_load), "stems"))
+    values = [layer.imbalance for layer in load.per_layer]
+    return Chart(
         id="imbalance-layer",
         title="Imbalance of each layer",
         alt=(
-            f"Imbalance of {len(experts)} layers, from {min(experts):.2f} to {max(experts):.2f} "
+            f"Imbalance of {len(values)} layers, from {min(values):.2f} to {max(values):.2f} "
             "times the mean; numbers in the table of the section before."
         ),
-        x=Axis("layer", name_ticks([layer.layer for layer in load.per_layer], 12)),
-        y=_y_axis(top),
+        x=Measure("layer"),
+        y=_imbalance([y for each in series for _, y in each.points]),
         series=series,
-        hover=hover,
     )
+
+
+def by_layer(load: LoadResult) -> list[tuple[float, float]]:
+    """(layer, imbalance) of each."""
+    return [(float(layer.layer), layer.imbalance) for layer in load.per_layer]
 
 
 def whole_windows(load: LoadResult) -> int:
@@ -70,49 +70,35 @@ def whole_windows(load: LoadResult) -> int:
     return load.tokens // load.window_tokens if load.window_tokens else 0
 
 
-def _over_time(contents: ReportContents, load: LoadResult) -> Plot:
-    windows = whole_windows(load)
-    experts = load.over_time[:windows]
-    gpus = contents.gpu_load.over_time[:windows] if contents.gpu_load else []
-    even = contents.even_window_imbalance or 1.0
-    top = _top([*experts, *gpus, even])
-    place = [(i + 0.5) / windows for i in range(windows)]
-    series = [Series("experts", "a", _points(place, experts, top))]
-    if contents.gpu_load:
-        series.append(Series(_gpu_name(contents.gpu_load), "b", _points(place, gpus, top)))
-    level = _points([0.0, 1.0], [even, even], top)
+def _over_time(contents: ReportContents, load: LoadResult) -> Chart:
+    windows, tokens = whole_windows(load), load.window_tokens
+    experts, even = load.over_time[:windows], contents.even_window_imbalance or 1.0
+    series = [Series("experts", "a", _windows(load, windows))]
+    if on_gpus := _several(contents):
+        series.append(Series(_gpu_name(on_gpus), "b", _windows(on_gpus, windows)))
+    level = [(0.0, even), (float(tokens * windows), even)]
     series.append(Series("experts of an even router, by chance", "grey", level, "dashed"))
-    hover = [
-        (
-            x,
-            f"tokens {i * load.window_tokens:,} to {(i + 1) * load.window_tokens:,}"
-            f"\nexperts {times(value)}" + (f"\nGPUs {times(gpus[i])}" if gpus else ""),
-        )
-        for i, (x, value) in enumerate(zip(place, experts, strict=True))
-    ]
-    covered = load.window_tokens * windows
-    return Plot(
+    return Chart(
         id="imbalance-time",
         title="Imbalance over time, mean over layers",
         alt=(
             f"Mean imbalance in {windows} windows, from {min(experts):.2f} to {max(experts):.2f} "
             f"times the mean; an even router would show {even:.2f}."
         ),
-        x=Axis(
-            "tokens recorded",
-            [
-                Tick(at / covered, f"{at:,.0f}", minor=order % 2 == 1)
-                for order, at in enumerate(axis_ticks(0, covered, 6))
-            ],
-        ),
-        y=_y_axis(top),
+        x=Measure("tokens recorded"),
+        y=_imbalance([y for each in series for _, y in each.points]),
         series=series,
-        hover=hover,
         caption=(
-            f"Windows of {load.window_tokens:,} tokens. A short window is uneven by chance, and "
+            f"Windows of {tokens:,} tokens. A short window is uneven by chance, and "
             f"the dashed line says how much: {times(even)}."
         ),
     )
+
+
+def _windows(load: LoadResult, windows: int) -> list[tuple[float, float]]:
+    """(tokens until the middle of a window, imbalance)."""
+    middles = ((number + 0.5) * load.window_tokens for number in range(windows))
+    return list(zip(middles, load.over_time[:windows], strict=True))
 
 
 def _groups(contents: ReportContents, load: LoadResult) -> Table:
@@ -137,17 +123,7 @@ def _gpu_name(load: LoadResult) -> str:
     return f"{load.gpus} GPUs, experts in order of id"
 
 
-def _top(values: Sequence[float]) -> float:
-    """End of the axis: above the largest value, and never so near 1 that noise fills it."""
-    return 1 + 1.08 * max(max(values) - 1, 0.25)
-
-
-def _points(
-    place: Sequence[float], values: Sequence[float], top: float
-) -> list[tuple[float, float]]:
-    return [(x, (value - 1) / (top - 1)) for x, value in zip(place, values, strict=True)]
-
-
-def _y_axis(top: float) -> Axis:
-    ticks = [Tick((at - 1) / (top - 1), f"{at:g}\u00d7") for at in axis_ticks(1, top, 5)]
-    return Axis("imbalance (max / mean)", ticks)
+def _imbalance(values: Sequence[float]) -> Measure:
+    """From 1, and never so near it that noise fills the axis."""
+    end = 1 + 1.08 * max(max(values) - 1, 0.25)
+    return Measure("imbalance (max / mean)", RATIO, start=1, end=end)

@@ -9,13 +9,13 @@ from moeprof.report.blocks import (
     Bar,
     Bars,
     Block,
-    Mark,
     Part,
     Section,
     Table,
     Tick,
     axis_ticks,
 )
+from moeprof.report.charts import Mark
 from moeprof.report.contents import ReportContents
 from moeprof.report.wording import GIB, count, gib, held_bytes, read_bytes, short_count
 

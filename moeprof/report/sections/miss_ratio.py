@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from moeprof.cache import LruCurve
-from moeprof.report.blocks import Axis, Block, Mark, Plot, Section, Series, Table, Tick, axis_ticks
+from moeprof.report.blocks import Block, Section, Table, axis_ticks
+from moeprof.report.charts import SHARE, Chart, Mark, Measure, SecondAxis, Series
 from moeprof.report.contents import PRECISIONS, ReportContents
 from moeprof.report.curves import curve_points, near_cliff, resident_share, table_slots
 from moeprof.report.wording import count, counted, percent, read_bytes
@@ -37,18 +38,11 @@ def miss_ratio_section(contents: ReportContents) -> Section:
     return Section("cache", title, lead, blocks)
 
 
-def _plot(contents: ReportContents, layered: LruCurve, pooled: LruCurve) -> Plot:
+def _plot(contents: ReportContents, layered: LruCurve, pooled: LruCurve) -> Chart:
     cycle = pooled.token_cycle / len(pooled.slots)
     size = contents.expert_bytes.get("bf16")
-    hover = sorted(
-        (resident_share(layered, layered.slots[i]), _words(contents, layered, i))
-        for i in curve_points(layered, POINTS)
-    )
     reduced = [len(curve.slots) for curve in (layered, pooled) if len(curve.slots) > POINTS]
-    caption = "The pointer reads the per-layer curve."
-    if reduced:
-        caption += f" Of the {max(reduced):,} sizes about {POINTS} are drawn."
-    return Plot(
+    return Chart(
         id="miss-ratio",
         title="Miss ratio of LRU, and bytes read for each token",
         alt=(
@@ -56,52 +50,41 @@ def _plot(contents: ReportContents, layered: LruCurve, pooled: LruCurve) -> Plot
             f"{percent(1 - layered.hit_ratio[-1])}; the global curve falls from the token cycle "
             f"of {pooled.token_cycle} slots on. Numbers in the tables below."
         ),
-        x=Axis(
-            "share of all experts resident",
-            [Tick(at / 100, f"{at} %") for at in (0, 25, 50, 75, 100)],
-        ),
-        y=Axis(
-            "miss ratio (share of reads)",
-            [Tick(at / 100, f"{at} %") for at in (0, 25, 50, 75, 100)],
-        ),
+        x=Measure("share of all experts resident", SHARE, start=0, end=1),
+        y=Measure("miss ratio (share of reads)", SHARE, start=0, end=1),
         right=_bytes_axis(layered, size) if size else None,
         series=[
-            Series("slots in every layer", "a", _line(layered)),
-            Series("one pool for all layers", "b", _line(pooled)),
+            _line(contents, layered, "slots in every layer", "a"),
+            _line(contents, pooled, "one pool for all layers", "b"),
         ],
         marks=[Mark(cycle, f"token cycle: {pooled.token_cycle} slots")],
-        hover=hover,
-        caption=caption,
+        caption=f"Of the {max(reduced):,} sizes about {POINTS} are drawn." if reduced else "",
     )
 
 
-def _line(curve: LruCurve) -> list[tuple[float, float]]:
-    points = [
-        (resident_share(curve, curve.slots[i]), 1 - curve.hit_ratio[i])
-        for i in curve_points(curve, POINTS)
-    ]
-    return [(0.0, 1.0), *points]
+def _line(contents: ReportContents, curve: LruCurve, name: str, hue: str) -> Series:
+    indices = curve_points(curve, POINTS)
+    points = [(resident_share(curve, curve.slots[i]), 1 - curve.hit_ratio[i]) for i in indices]
+    words = [_words(contents, curve, i) for i in indices]
+    return Series(name, hue, [(0.0, 1.0), *points], words=["no slots", *words])
 
 
-def _bytes_axis(curve: LruCurve, expert_bytes: int) -> Axis:
+def _bytes_axis(curve: LruCurve, expert_bytes: int) -> SecondAxis:
     """Bytes a token at each miss ratio: both curves replay the same reads, so one axis serves."""
     most = curve.accesses / curve.tokens * expert_bytes
     unit, size = next(
         (pair for pair in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= 2 * pair[1]),
         ("bytes", 1.0),
     )
-    ticks = [Tick(at * size / most, f"{at:g}") for at in axis_ticks(0, most / size, 4)]
-    return Axis(f"{unit} read a token (BF16)", ticks)
+    ticks = [(at * size / most, f"{at:g}") for at in axis_ticks(0, most / size, 4)]
+    return SecondAxis(f"{unit} read a token (BF16)", ticks)
 
 
 def _words(contents: ReportContents, curve: LruCurve, index: int) -> str:
     slots, misses = curve.slots[index], curve.misses_per_token[index]
     size = contents.expert_bytes.get("bf16")
-    cost = f"\n{read_bytes(misses * size)} a token in BF16" if size else ""
-    return (
-        f"{counted(slots, 'slot')} a layer ({percent(resident_share(curve, slots))} resident)\n"
-        f"{percent(curve.hit_ratio[index])} hits, {misses:.3g} misses a token{cost}"
-    )
+    cost = f", {read_bytes(misses * size)} a token in BF16" if size else ""
+    return f"{counted(slots, 'slot')}: {percent(curve.hit_ratio[index])} hits{cost}"
 
 
 def _table(contents: ReportContents, curve: LruCurve, title: str) -> Table:

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moeprof.offload import OffloadPlan
-from moeprof.report.blocks import (
-    Axis,
-    Bar,
-    Bars,
-    Part,
-    Plot,
-    Section,
-    Series,
-    Table,
-    Tick,
-    axis_ticks,
-)
+from moeprof.report.blocks import Axis, Bar, Bars, Part, Section, Table, Tick
+from moeprof.report.charts import Chart, Measure, Series
 from moeprof.report.contents import ReportContents
 from moeprof.report.offloading import speeds_by_policy
 from moeprof.report.wording import GIB, held_bytes, percent, read_bytes
@@ -56,46 +46,39 @@ def speed(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _plot(plans: Sequence[OffloadPlan]) -> Plot:
-    card = plans[-1].memory.vram_bytes
-    top = max(max(plan.tok_s_high, plan.tok_s_limit) for plan in plans) * 1.05
+def _plot(plans: Sequence[OffloadPlan]) -> Chart:
+    sizes = [plan.memory.vram_bytes / GIB for plan in plans]
 
     def line(values: Sequence[float]) -> list[tuple[float, float]]:
-        sizes = (plan.memory.vram_bytes / card for plan in plans)
-        return [(size, value / top) for size, value in zip(sizes, values, strict=True)]
+        return list(zip(sizes, values, strict=True))
 
-    return Plot(
+    best = [
+        (size, plan.tok_s, plan.tok_s_low, plan.tok_s_high)
+        for size, plan in zip(sizes, plans, strict=True)
+    ]
+    return Chart(
         id="offload-speed",
         title="Decode speed by GPU memory",
         alt="; ".join(
             f"{held_bytes(plan.memory.vram_bytes)}: {speed(plan.tok_s)} tokens/s" for plan in plans
         ),
-        x=Axis(
-            "GiB of GPU memory used",
-            [Tick(at * GIB / card, f"{at:g}") for at in axis_ticks(0, card / GIB, 6)],
-        ),
-        y=Axis("tokens/s", [Tick(at / top, f"{at:g}") for at in axis_ticks(0, top, 4)]),
+        x=Measure("GiB of GPU memory used", "GiB", start=0),
+        y=Measure("tokens/s", "tokens/s", start=0),
         series=[
+            Series("the best, over the bands of all rates", "e", best, "band"),
             *(
-                Series(name, hue, line(values))
+                Series(name, hue, line(values), words=[_words(plan, name) for plan in plans])
                 for (name, values), hue in zip(speeds_by_policy(plans).items(), "ca", strict=True)
             ),
-            Series("the best, all rates slow", "d", line([p.tok_s_low for p in plans]), "dashed"),
-            Series("the best, all rates fast", "d", line([p.tok_s_high for p in plans]), "dashed"),
-            Series("no policy exceeds", "b", line([plan.tok_s_limit for plan in plans])),
+            Series("no policy exceeds", "b", line([plan.tok_s_limit for plan in plans]), "dashed"),
         ],
-        hover=[(plan.memory.vram_bytes / card, _words(plan)) for plan in plans],
         caption="Batch 1. What is not experts, the KV cache and a reserve take their place first.",
     )
 
 
-def _words(plan: OffloadPlan) -> str:
-    head = f"{held_bytes(plan.memory.vram_bytes)}: {plan.slots:,} slots a layer"
-    rows = (
-        f"{row.policy}: {percent(row.hit_ratio)} hits, {speed(row.tok_s)} tokens/s"
-        for row in plan.rows
-    )
-    return "\n".join([head, *rows])
+def _words(plan: OffloadPlan, policy: str) -> str:
+    hits = (percent(row.hit_ratio) for row in plan.rows if row.policy == policy)
+    return f"{plan.slots:,} slots a layer, " + ", ".join(f"{each} hits" for each in hits)
 
 
 def _bars(plans: Sequence[OffloadPlan]) -> Bars:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moeprof.report.blocks import Axis, Plot, Section, Series, Table, Tick, axis_ticks, name_ticks
+from moeprof.report.blocks import Section, Table
+from moeprof.report.charts import RATIO, Chart, Measure, Series
 from moeprof.report.contents import ReportContents
 from moeprof.report.placing import EPLB, ORDER, PLACED, SPARE, PlacementComparison
 from moeprof.report.wording import counted, held_bytes, times
@@ -28,40 +29,26 @@ def placement_section(contents: ReportContents) -> Section | None:
         "every GPU.",
     ]
     layers = contents.load.per_layer if contents.load else []
-    blocks: list[Plot | Table] = [_table(compared)]
+    blocks: list[Chart | Table] = [_table(compared)]
     if layers:
         blocks.insert(0, _by_layer(compared, [layer.layer for layer in layers]))
     return Section("placement", title, lead, blocks)
 
 
-def _by_layer(compared: PlacementComparison, layers: Sequence[int]) -> Plot:
+def _by_layer(compared: PlacementComparison, layers: Sequence[int]) -> Chart:
     shown = {name: compared.of(name).imbalance_by_layer for name in (ORDER, EPLB, PLACED)}
-    top = 1 + 1.08 * max(max(max(values) for values in shown.values()) - 1, 0.1)
-    place = [(row + 0.5) / len(layers) for row in range(len(layers))]
     hues = {ORDER: "b", EPLB: "d", PLACED: "a"}
-    return Plot(
+    return Chart(
         id="placement-layer",
         title="Imbalance of each layer's GPUs on the later tokens",
         alt="; ".join(
             f"{name}: {min(values):.2f} to {max(values):.2f}" for name, values in shown.items()
         ),
-        x=Axis("layer", name_ticks(layers, 12)),
-        y=Axis(
-            "imbalance (max / mean)",
-            [Tick((at - 1) / (top - 1), f"{at:g}\u00d7") for at in axis_ticks(1, top, 5)],
-        ),
+        x=Measure("layer"),
+        y=Measure("imbalance (max / mean)", RATIO, start=1),
         series=[
-            Series(
-                name,
-                hues[name],
-                [(x, (value - 1) / (top - 1)) for x, value in zip(place, values, strict=True)],
-                "dots",
-            )
+            Series(name, hues[name], list(zip(layers, values, strict=True)), "stems")
             for name, values in shown.items()
-        ],
-        hover=[
-            (x, "\n".join([f"layer {layer}", *(f"{n} {times(v[i])}" for n, v in shown.items())]))
-            for i, (x, layer) in enumerate(zip(place, layers, strict=True))
         ],
         caption="Of the loads summed over the later tokens; replicas share theirs equally.",
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from moeprof.cache import CacheReplay, CacheReplays, Scope
-from moeprof.report.blocks import Axis, Block, Mark, Plot, Section, Series, Table, Tick
+from moeprof.cache import CacheReplays, Scope
+from moeprof.report.blocks import Block, Section, Table
+from moeprof.report.charts import SHARE, Chart, Mark, Measure, Series
 from moeprof.report.contents import ReportContents
 from moeprof.report.policies import PolicyCurve, curves_of
 from moeprof.report.wording import count, percent, read_bytes
@@ -34,23 +35,24 @@ def policies_section(contents: ReportContents) -> Section | None:
     return Section("policies", title, lead, [*plots, *tables])
 
 
-def _plot(scope: Scope, replays: CacheReplays) -> Plot:
+def _plot(scope: Scope, replays: CacheReplays) -> Chart:
     experts, curves = pool_size(replays), curves_of(replays)
-    return Plot(
+    return Chart(
         id=f"policies-{scope}",
         title=f"Hit ratio by policy, {SCOPES[scope]}",
         alt="; ".join(_summary(curve) for curve in curves) + ". Numbers in the tables below.",
-        x=Axis(
-            "share of all experts resident",
-            [Tick(at / 100, f"{at} %") for at in (0, 25, 50, 75, 100)],
-        ),
-        y=Axis("hit ratio", [Tick(at / 100, f"{at} %") for at in (0, 25, 50, 75, 100)]),
+        x=Measure("share of all experts resident", SHARE, start=0, end=1),
+        y=Measure("hit ratio", SHARE, start=0, end=1),
         series=[
-            Series(curve.policy, hue, [(0.0, 0.0), *curve.points(experts)])
+            Series(
+                curve.policy,
+                hue,
+                [(0.0, 0.0), *curve.points(experts)],
+                words=["no slots", *(f"{row.slots:,} slots" for row in curve.rows)],
+            )
             for curve, hue in zip(curves, HUES, strict=True)
         ],
         marks=[Mark(slots / experts, words) for slots, words in cycles(replays)],
-        hover=_hover(curves, experts),
         caption="Sizes between those replayed are joined by straight lines.",
     )
 
@@ -72,17 +74,6 @@ def cycles(replays: CacheReplays) -> list[tuple[float, str]]:
 
 def _summary(curve: PolicyCurve) -> str:
     return f"{curve.policy} from {percent(curve.rows[0].hit_ratio)} at {curve.rows[0].slots} slots"
-
-
-def _hover(curves: list[PolicyCurve], experts: int) -> list[tuple[float, str]]:
-    """At each size what every policy hits."""
-    by_size = zip(*(curve.rows for curve in curves), strict=True)
-    return [(rows[0].slots / experts, _words(rows)) for rows in by_size]
-
-
-def _words(rows: tuple[CacheReplay, ...]) -> str:
-    hits = "\n".join(f"{row.policy} {percent(row.hit_ratio)}" for row in rows)
-    return f"{rows[0].slots:,} slots\n{hits}"
 
 
 def _table(scope: Scope, replays: CacheReplays) -> Table:

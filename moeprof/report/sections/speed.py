@@ -12,13 +12,13 @@ from moeprof.report.blocks import (
     Bar,
     Bars,
     Block,
-    Mark,
     Part,
     Section,
     Table,
     Tick,
     axis_ticks,
 )
+from moeprof.report.charts import Mark
 from moeprof.report.contents import ReportContents
 from moeprof.report.levers import Lever
 from moeprof.report.projected_words import deployed, digits, load_words, split_name

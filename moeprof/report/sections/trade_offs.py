@@ -10,12 +10,12 @@ from moeprof.projection.advice.ownership import energy_per_million
 from moeprof.projection.pareto import pareto_front
 from moeprof.projection.serving.project import ServingProjection
 from moeprof.quantity import Quantity
-from moeprof.report.blocks import Block, Mark, Plot, Section, Series, Table
+from moeprof.report.blocks import Block, Section, Table
+from moeprof.report.charts import Chart, Mark, Measure, Series
 from moeprof.report.contents import ReportContents
 from moeprof.report.projected_words import deployed, digits, load_words, split_name
 from moeprof.report.projecting import ProjectionStudy
 from moeprof.report.routed_speeds import EVEN, RoutedStep
-from moeprof.report.sections.scales import Scale, doubling_scale, linear_scale, log_scale
 from moeprof.report.wording import GIB, held_bytes, times
 
 SPLIT_HUES = ("a", "b", "c", "d")
@@ -70,19 +70,18 @@ def front_of(study: ProjectionStudy) -> list[DeploymentProjection]:
     return pareto_front(rows, lambda row: (user_tok_s(row), gpu_tok_s(row, study)))
 
 
-def _pareto(study: ProjectionStudy) -> Plot:
+def _pareto(study: ProjectionStudy) -> Chart:
     return _by_split(
         study,
         "trade-off-pareto",
         "Tokens/s a GPU against tokens/s a user",
-        "output tokens/s a GPU",
+        Measure("output tokens/s a GPU", "tokens/s a GPU", start=0),
         lambda row: gpu_tok_s(row, study),
-        linear_scale,
         front=True,
     )
 
 
-def _cost(study: ProjectionStudy) -> list[Plot]:
+def _cost(study: ProjectionStudy) -> list[Chart]:
     """Where the profile states a price."""
     if study.chosen.cost_per_million_tokens is None:
         return []
@@ -91,9 +90,8 @@ def _cost(study: ProjectionStudy) -> list[Plot]:
             study,
             "trade-off-cost",
             "Cost of a million output tokens against tokens/s a user",
-            "USD a million output tokens",
+            Measure("USD a million output tokens", "USD", "log"),
             usd,
-            log_scale,
         )
     ]
 
@@ -108,34 +106,31 @@ def _by_split(
     study: ProjectionStudy,
     name: str,
     title: str,
-    label: str,
+    y: Measure,
     value: Callable[[DeploymentProjection], float],
-    scale_of: Callable[[str, Sequence[float]], Scale],
     front: bool = False,
-) -> Plot:
+) -> Chart:
     lines = [line for split in study.splits if (line := fitting(split))]
-    rows = [row for line in lines for row in line]
-    x = linear_scale("output tokens/s a user", [user_tok_s(row) for row in rows])
-    y = scale_of(label, [value(row) for row in rows])
 
-    def place(row: DeploymentProjection) -> tuple[float, float]:
-        return x.place(user_tok_s(row)), y.place(value(row))
+    def points(name: str, hue: str, rows: list[DeploymentProjection], style: str) -> Series:
+        places = [(user_tok_s(row), value(row)) for row in rows]
+        return Series(name, hue, places, style, [_point_words(row, study) for row in rows])
 
     series = [
-        Series(split_name(line[0]), hue, [place(row) for row in line])
+        points(split_name(line[0]), hue, line, "line")
         for line, hue in zip(lines, SPLIT_HUES, strict=False)
     ]
     if front:
-        best = [place(row) for row in front_of(study)]
-        series.append(Series("Pareto front", "grey", best, "dots"))
-    return Plot(
+        series.append(points("Pareto front", "grey", front_of(study), "dots"))
+    rows = [row for line in lines for row in line]
+    return Chart(
         id=name,
         title=title,
         alt="; ".join(f"{split_name(row)}: {digits(value(row))}" for row in rows),
-        x=x.axis,
-        y=y.axis,
+        x=Measure("output tokens/s a user", "tokens/s a user", start=0),
+        y=y,
         series=series,
-        hover=sorted((place(row)[0], _point_words(row, study)) for row in rows),
+        nearest=True,
         caption="Points of a line are requests at a time, more to the left. Even routing; only "
         "what fits in memory is drawn.",
     )
@@ -152,17 +147,17 @@ def _point_words(row: DeploymentProjection, study: ProjectionStudy) -> str:
     )
 
 
-def _tpot_plot(study: ProjectionStudy) -> Plot:
+def _tpot_plot(study: ProjectionStudy) -> Chart:
     return _by_load(
-        study, "load-tpot", "Time per output token by load", "TPOT (ms)",
-        lambda row: row.tpot_ms, linear_scale,
+        study, "load-tpot", "Time per output token by load",
+        Measure("TPOT (ms)", "ms", start=0), lambda row: row.tpot_ms,
     )  # fmt: skip
 
 
-def _ttft_plot(study: ProjectionStudy) -> Plot:
+def _ttft_plot(study: ProjectionStudy) -> Chart:
     return _by_load(
-        study, "load-ttft", "Time to first token by load", "TTFT (ms)",
-        lambda row: row.ttft_ms, log_scale,
+        study, "load-ttft", "Time to first token by load",
+        Measure("TTFT (ms)", "ms", "log"), lambda row: row.ttft_ms,
     )  # fmt: skip
 
 
@@ -170,40 +165,21 @@ def _by_load(
     study: ProjectionStudy,
     name: str,
     title: str,
-    label: str,
+    y: Measure,
     quantity: Callable[[DeploymentProjection], Quantity | None],
-    scale_of: Callable[[str, Sequence[float]], Scale],
-) -> Plot:
+) -> Chart:
     rows = [(row, each) for row in study.load if (each := quantity(row)) is not None]
-    x = doubling_scale("requests at a time", [row.concurrency for row, _ in rows])
-    ends = [end(each) for _, each in rows for end in (low_end, high_end)]
-    y = scale_of(label, ends)
-
-    def line(of: Callable[[Quantity], float]) -> list[tuple[float, float]]:
-        return [(x.place(row.concurrency), y.place(of(each))) for row, each in rows]
-
+    points = [(row.concurrency, each.value, low_end(each), high_end(each)) for row, each in rows]
     most = study.load[0].max_concurrency or 0
     held = study.load[0].concurrency < most < study.load[-1].concurrency
-    return Plot(
+    return Chart(
         id=name,
         title=title,
         alt="; ".join(f"{row.concurrency}: {digits(each.value)} ms" for row, each in rows),
-        x=x.axis,
-        y=y.axis,
-        series=[
-            Series("projected", "a", line(lambda each: each.value)),
-            Series("80 % band, low end", "d", line(low_end), "dashed"),
-            Series("80 % band, high end", "d", line(high_end), "dashed"),
-        ],
-        marks=[Mark(x.place(most), f"memory holds {most:,}")] if held else [],
-        hover=[
-            (
-                x.place(row.concurrency),
-                f"{row.concurrency:,} at a time: {digits(each.value)} ms\n"
-                f"80 % band {digits(low_end(each))} to {digits(high_end(each))} ms",
-            )
-            for row, each in rows
-        ],
+        x=Measure("requests at a time", scale="log2"),
+        y=y,
+        series=[Series("projected, with its 80 % band", "a", points)],
+        marks=[Mark(most, f"memory holds {most:,}")] if held else [],
     )
 
 
@@ -217,39 +193,28 @@ def high_end(each: Quantity) -> float:
     return each.value if each.high is None else each.high
 
 
-def _arrival_plot(study: ProjectionStudy) -> Plot:
+def _arrival_plot(study: ProjectionStudy) -> Chart:
     rows = study.arrivals
-    x = linear_scale("requests a second", [each.load.rate or 0.0 for each in rows])
-    named: dict[str, list[float]] = {"p50": [], "p90": [], "low": [], "high": []}
-    for each in rows:
-        ends = _ends_of_p90(each, "ttft_ms")
-        values = (each.ttft_ms["p50"] or 0.0, each.ttft_ms["p90"] or 0.0, *ends)
-        for name, value in zip(named, values, strict=True):
-            named[name].append(value)
-    y = log_scale("TTFT (ms)", [value for values in named.values() for value in values])
-    places = [x.place(each.load.rate or 0.0) for each in rows]
-
-    def line(name: str) -> list[tuple[float, float]]:
-        return [(at, y.place(value)) for at, value in zip(places, named[name], strict=True)]
-
-    return Plot(
+    rates = [each.load.rate or 0.0 for each in rows]
+    half = [each.ttft_ms["p50"] or 0.0 for each in rows]
+    most = [(each.ttft_ms["p90"] or 0.0, *_ends_of_p90(each, "ttft_ms")) for each in rows]
+    return Chart(
         id="load-arrivals",
         title="Time to first token when requests come by themselves",
         alt="; ".join(
-            f"{digits(each.load.rate or 0.0)} requests/s: {digits(value)} ms"
-            for each, value in zip(rows, named["p90"], strict=True)
+            f"{digits(rate)} requests/s: {digits(value)} ms"
+            for rate, (value, *_) in zip(rates, most, strict=True)
         ),
-        x=x.axis,
-        y=y.axis,
+        x=Measure("requests a second", "requests/s", start=0),
+        y=Measure("TTFT (ms)", "ms", "log"),
         series=[
-            Series("half of the requests (p50)", "c", line("p50")),
-            Series("9 of 10 (p90)", "a", line("p90")),
-            Series("80 % band of p90, low end", "d", line("low"), "dashed"),
-            Series("80 % band of p90, high end", "d", line("high"), "dashed"),
-        ],
-        hover=[
-            (at, f"{digits(each.load.rate or 0.0)} requests/s\n{_arrival_words(each)}")
-            for at, each in zip(places, rows, strict=True)
+            Series("half of the requests (p50)", "c", list(zip(rates, half, strict=True))),
+            Series(
+                "9 of 10 (p90), with its 80 % band",
+                "a",
+                [(rate, *values) for rate, values in zip(rates, most, strict=True)],
+                words=[_arrival_words(each) for each in rows],
+            ),
         ],
     )
 
@@ -294,33 +259,26 @@ def _arrival_row(each: ServingProjection) -> list[str]:
     return [*cells, digits(each.queue_mean)]
 
 
-def _routed_plot(study: ProjectionStudy) -> Plot:
+def _routed_plot(study: ProjectionStudy) -> Chart:
     lines: dict[str, list[RoutedStep]] = {}
     for step in study.routed:
         lines.setdefault(step.routing, []).append(step)
-    x = doubling_scale("requests at a time", [step.concurrency for step in study.routed])
-    y = linear_scale("experts read by the busiest GPU", [s.most_distinct for s in study.routed])
-    hover: dict[float, list[str]] = {}
-    for step in study.routed:
-        words = f"{step.routing}: {digits(step.most_distinct)} experts, TPOT {step.tpot_ms:.2f} ms"
-        at = x.place(step.concurrency)
-        hover.setdefault(at, [f"{step.concurrency:,} at a time"]).append(words)
-    return Plot(
+    return Chart(
         id="routing-distinct",
         title="Distinct experts that a layer of the busiest GPU reads, by routing",
         alt="; ".join(f"{s.routing}, {s.concurrency}: {s.most_distinct:.3g}" for s in study.routed),
-        x=x.axis,
-        y=y.axis,
+        x=Measure("requests at a time", scale="log2"),
+        y=Measure("experts read by the busiest GPU", "experts", start=0),
         series=[
             Series(
                 name,
                 hue,
-                [(x.place(s.concurrency), y.place(s.most_distinct)) for s in steps],
+                [(step.concurrency, step.most_distinct) for step in steps],
                 "dashed" if name == EVEN else "line",
+                [f"TPOT {step.tpot_ms:.2f} ms" for step in steps],
             )
             for (name, steps), hue in zip(lines.items(), "dab", strict=False)
         ],
-        hover=[(at, "\n".join(words)) for at, words in sorted(hover.items())],
         caption="Experts whole on every GPU. Fewer to read makes small steps faster; a busier GPU "
         "makes large ones slower.",
     )
