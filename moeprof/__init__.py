@@ -22,6 +22,11 @@ if TYPE_CHECKING:
         analyze_specialization,
         sampling_error,
     )
+    from moeprof.analysis.comparison import (
+        compare_documents,
+        compare_traces,
+        router_saturation,
+    )
     from moeprof.cache import judge_cache, lru_curve, replay_cache
     from moeprof.cache.prefetch import replay_prefetch
     from moeprof.capture import capture_llamacpp, capture_transformers, record
@@ -158,7 +163,9 @@ _HOMES = {
     "project_deployment": "projection",
     "project_table": "projection",
     "calibrate_laws": "projection",
+    "compare_documents": "analysis.comparison",
     "compare_models": "projection.advice",
+    "compare_traces": "analysis.comparison",
     "read_grid": "sweep",
     "read_measured": "projection",
     "recorded_loads": "projection",
@@ -172,6 +179,7 @@ _HOMES = {
     "redact_trace": "trace",
     "replay_cache": "cache",
     "replay_prefetch": "cache.prefetch",
+    "router_saturation": "analysis.comparison",
     "run_demo": "demo",
     "run_doctor": "doctor",
     "sampling_error": "analysis",
@@ -220,7 +228,9 @@ __all__ = [
     "capture_status",
     "capture_transformers",
     "capture_vllm",
+    "compare_documents",
     "compare_models",
+    "compare_traces",
     "describe_hardware",
     "describe_model",
     "describe_trace",
@@ -264,6 +274,7 @@ __all__ = [
     "redact_trace",
     "replay_cache",
     "replay_prefetch",
+    "router_saturation",
     "run_demo",
     "run_doctor",
     "sampling_error",

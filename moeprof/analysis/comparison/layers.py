@@ -1,0 +1,106 @@
+"""Which layers of A are compared with which of B, and their figures under every draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeprof.analysis.chance import even_router_distinct
+from moeprof.analysis.comparison.draws import Draws
+from moeprof.analysis.comparison.figures import (
+    BATCHES,
+    Totals,
+    divergence,
+    figures_of,
+    sum_draws,
+)
+from moeprof.analysis.comparison.pairing import Requests
+from moeprof.analysis.comparison.request_sums import LayerSums, find_decode, sum_layer
+from moeprof.trace import Trace
+
+
+class LayerDraws(NamedTuple):
+    """Figures of a pair of layers by draw: the recordings, then resamples, then permutations."""
+
+    a: dict[str, NDArray[np.float64]]  # by metric, [draws]
+    b: dict[str, NDArray[np.float64]]
+    divergence: NDArray[np.float64]  # [draws] bits between A's experts and B's
+
+
+def match_layers(a: Trace, b: Trace) -> list[tuple[int, int]]:
+    """Native layers that stand for each other: of one index, else in order where as many.
+
+    Empty where layers are not alike: other numbers of experts, of top-k, or of layers.
+    """
+    if (a.experts_per_layer, a.top_k) != (b.experts_per_layer, b.top_k):
+        return []
+    both = sorted(set(a.layers) & set(b.layers))
+    if both:
+        return [(layer, layer) for layer in both]
+    return list(zip(a.layers, b.layers, strict=True)) if len(a.layers) == len(b.layers) else []
+
+
+def draw_layer(
+    a: LayerSums,
+    b: LayerSums,
+    draws: Draws,
+    codes: Sequence[NDArray[np.intp]],
+    *,
+    labels: int,
+    top_k: int,
+) -> LayerDraws:
+    """The figures of a layer in every draw; `codes` of A's and B's requests, `labels` or none."""
+    pooled = LayerSums(*(np.concatenate(pair) for pair in zip(a, b, strict=True)))
+    all_codes = np.concatenate(codes)
+    everyone = np.ones((1, len(all_codes)), np.float32)
+    dealt = sum_draws(pooled, draws.dealt, all_codes, labels + 1)
+    rest = sum_draws(pooled, everyone, all_codes, labels + 1).without(dealt)
+    totals_a = _joined(sum_draws(a, draws.a, codes[0], labels + 1), dealt)
+    totals_b = _joined(sum_draws(b, draws.b, codes[1], labels + 1), rest)
+    return LayerDraws(
+        figures_of(totals_a, top_k, labels),
+        figures_of(totals_b, top_k, labels),
+        divergence(totals_a, totals_b),
+    )
+
+
+def draw_alone(
+    trace: Trace,
+    requests: Requests,
+    weights: NDArray[np.float32],
+    codes: NDArray[np.intp],
+    labels: int,
+) -> dict[str, NDArray[np.float64]]:
+    """[draws] of figures that compare across models, means over all layers of `trace`.
+
+    Entropy is over its largest, log2 E; repeats and distinct experts are over those of a router
+    that is even and independent.
+    """
+    decode, k, size = find_decode(trace, requests), trace.top_k, trace.experts_per_layer
+
+    def draw_one(layer: int) -> dict[str, NDArray[np.float64]]:
+        sums = sum_layer(trace, layer, requests, decode)
+        return figures_of(sum_draws(sums, weights, codes, labels + 1), k, labels)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        layers = list(pool.map(draw_one, trace.layers))
+    mean = {name: np.mean([layer[name] for layer in layers], axis=0) for name in layers[0]}
+    mean["normalized_entropy"] = mean.pop("entropy") / np.log2(size)
+    mean["repeat_over_even"] = mean["next_token_repeat"] * size / k
+    for batch in BATCHES:
+        even = even_router_distinct(size, k, batch)
+        mean[f"distinct_over_even.{batch}"] = mean.pop(f"distinct_experts.{batch}") / even
+    return mean
+
+
+def _joined(first: Totals, second: Totals) -> Totals:
+    return Totals(
+        np.concatenate([first.load, second.load], axis=1),
+        np.concatenate([first.missed, second.missed]),
+        np.concatenate([first.decode, second.decode]),
+    )
