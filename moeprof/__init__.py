@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from moeprof.analysis import (
+        analyze_affinity,
         analyze_load,
         analyze_locality,
         analyze_specialization,
@@ -123,6 +124,7 @@ _HOMES = {
     "TraceWriter": "trace",
     "Traffic": "synth",
     "advise_deployment": "projection.advice",
+    "analyze_affinity": "analysis",
     "analyze_load": "analysis",
     "analyze_locality": "analysis",
     "analyze_specialization": "analysis",
@@ -219,6 +221,7 @@ __all__ = [
     "Traffic",
     "__version__",
     "advise_deployment",
+    "analyze_affinity",
     "analyze_load",
     "analyze_locality",
     "analyze_specialization",

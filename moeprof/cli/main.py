@@ -45,6 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "analyze_locality",
         "reuse over time, working sets, distinct experts by batch",
     ),
+    "analyze affinity": (
+        "analyze_affinity",
+        "experts chosen together, and what a layer tells of the next",
+    ),
     "analyze specialization": (
         "analyze_specialization",
         "do domains use different experts, which, and by chance",

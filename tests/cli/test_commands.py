@@ -261,3 +261,18 @@ def test_a_report_is_written_and_not_overwritten(
     assert code == 2
     assert "will not be overwritten without --force" in err
     assert run("report", trace, "-o", page, "--force")[0] == 0
+
+
+def test_affinity_answers_by_name(run: Run, saved: Callable[..., Path]) -> None:
+    path = saved()
+    shown = result(run("analyze", "affinity", path, "--json")[1], "analyze.affinity")
+    assert 0 <= shown["modularity"] <= 1 and 0 <= shown["next_layer_top1"] <= 1
+    assert {layer["layer"] for layer in shown["per_layer"]} == {1, 2, 3}
+    assert [(move["layer"], move["next_layer"]) for move in shown["transitions"]] == [
+        (1, 2),
+        (2, 3),
+    ]
+    code, out, _ = run("analyze", "affinity", path, "--phase", "decode")
+    assert (code, "decode tokens" in out, f"moeprof place {path}" in out) == (0, True, True)
+    code, _, err = run("analyze", "affinity", path, "--phase", "sideways")
+    assert (code, "sideways" in err) == (2, True)

@@ -46,7 +46,7 @@ def analyze_affinity(trace: Trace, *, phase: Phase | None = None, seed: int = 0)
     judged = set(alone[:: -(-len(alone) // JUDGED) or 1])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         layers = pool.map(lambda at: _pairs(trace, at, sample, seed, at in judged), alone)
-        moves = pool.map(lambda two: _transition(trace, *two, sample), pairwise(trace.layers))
+        moves = pool.map(lambda two: _transition(trace, two, sample), pairwise(trace.layers))
         per_layer = [layer for layer in layers if layer.tokens > 1]
         following = [(move, guesses) for move, guesses in moves if move.tokens > 1]
     if not per_layer and not following:
@@ -80,7 +80,7 @@ def analyze_affinity(trace: Trace, *, phase: Phase | None = None, seed: int = 0)
 def layer_lift(trace: Trace, layer: int, sample: TokenSample) -> NDArray[np.float32]:
     """[experts, experts] lift of each pair of a layer, 1 on the diagonal."""
     size = trace.experts_per_layer
-    _, _, blocks, chance = _counted(trace, layer, sample)
+    *_, blocks, chance = _counted(trace, layer, sample)
     lift = np.eye(size, dtype=np.float32)
     upper = np.triu_indices(size, 1)
     lift[upper] = compare_to_chance(blocks, chance, trace.top_k).lift
@@ -89,14 +89,14 @@ def layer_lift(trace: Trace, layer: int, sample: TokenSample) -> NDArray[np.floa
 
 def _counted(
     trace: Trace, layer: int, sample: TokenSample
-) -> tuple[Ids, NDArray[np.int64], Blocks, NDArray[np.float64]]:
-    """Ids and requests of the tokens that have the layer, counts by block, and chance."""
+) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64], Blocks, NDArray[np.float64]]:
+    """Ids, requests and blocks of the tokens that have the layer, counts by block, and chance."""
     ids, there = sampled_ids(trace, layer, sample)
-    ids, request = ids[there], sample.request[there]
-    blocks = count_blocks(ids, sample.block[there], sample.blocks, trace.experts_per_layer)
+    ids, request, block = ids[there], sample.request[there], sample.block[there]
+    blocks = count_blocks(ids, block, sample.blocks, trace.experts_per_layer)
     load = blocks.load.sum(axis=0).astype(np.int64)
     chance = pair_chances(choice_odds(load[None], trace.top_k)[0], trace.top_k)
-    return ids, request, blocks, chance
+    return ids, request, block, blocks, chance
 
 
 def _pairs(trace: Trace, layer: int, sample: TokenSample, seed: int, judged: bool) -> LayerAffinity:
@@ -104,15 +104,19 @@ def _pairs(trace: Trace, layer: int, sample: TokenSample, seed: int, judged: boo
 
 
 def _transition(
-    trace: Trace, layer: int, next_layer: int, sample: TokenSample
+    trace: Trace, layers: tuple[int, int], sample: TokenSample
 ) -> tuple[LayerTransition, Judged]:
+    layer, next_layer = layers
     before, there = sampled_ids(trace, layer, sample)
     after, there_too = sampled_ids(trace, next_layer, sample)
     both = there & there_too
     tokens = Following(
-        *(part[both] for part in (before, after, sample.request, sample.block)),
-        sample.blocks,
-        trace.experts_per_layer,
+        before=before[both],
+        after=after[both],
+        request=sample.request[both],
+        block=sample.block[both],
+        blocks=sample.blocks,
+        size=trace.experts_per_layer,
     )
     return describe_transition(layer, next_layer, tokens)
 

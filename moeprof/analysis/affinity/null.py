@@ -26,7 +26,7 @@ def choice_odds(load: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     share *= k / np.maximum(share.sum(axis=1, keepdims=True), 1e-300)
     share = np.minimum(share, 1 - 1e-9)
     wanted = share / (1 - share)
-    odds = wanted.copy()
+    odds: NDArray[np.float64] = wanted.copy()
     for _ in range(_ROUNDS):
         chance = np.minimum(_chances(odds, k), 1 - 1e-12)
         if np.abs(chance - share).max(initial=0) < _CLOSE:
@@ -40,10 +40,10 @@ def pair_chances(odds: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     """[experts, experts] chance that a token uses both; 0 on the diagonal. `odds` [experts]."""
     others = np.tile(odds, (len(odds), 1))
     np.fill_diagonal(others, 0)
-    pairs = np.outer(odds, odds) * _left_out(others, k - 2)
+    pairs: NDArray[np.float64] = np.outer(odds, odds) * _left_out(others, k - 2)
     np.fill_diagonal(pairs, 0)
-    result: NDArray[np.float64] = pairs * (k * (k - 1) / max(pairs.sum(), 1e-300))
-    return (result + result.T) / 2
+    pairs *= k * (k - 1) / max(float(pairs.sum()), 1e-300)
+    return (pairs + pairs.T) / 2
 
 
 def variance_share(share: NDArray[np.float64], k: int) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from moeprof.analysis.affinity.communities import (
     strongest_edges,
 )
 from moeprof.analysis.affinity.counting import Ids, count_by_request, count_together
-from moeprof.analysis.affinity.null import pair_chances, variance_share
+from moeprof.analysis.affinity.null import variance_share
 from moeprof.analysis.affinity.result import ExpertPair, LayerAffinity
 from moeprof.analysis.uncertainty import benjamini_hochberg
 
@@ -81,12 +81,14 @@ def describe_pairs(
     layer: int,
     ids: Ids,
     request: NDArray[np.int64],
+    block: NDArray[np.int64],
     blocks: Blocks,
     chance: NDArray[np.float64],
     seed: int,
     judged: bool,
 ) -> LayerAffinity:
-    """Everything about the pairs of one layer; `ids` [tokens, k] of `request` [tokens].
+    """Everything about the pairs of one layer; `ids` [tokens, k] of `request` and
+    `block` [tokens].
 
     Whether communities are more than chance is looked at only if `judged`.
     """
@@ -105,7 +107,7 @@ def describe_pairs(
         less_often=int((clear & (pairs.z < 0)).sum()),
         pairs=len(q),
         dispersion=spread,
-        from_requests=_from_requests(ids, request, pairs, clear, blocks),
+        from_requests=_from_requests(ids, request, block, halves, size),
         split_half_correlation=_correlation(halves),
         top_pairs_kept=_kept(halves, size),
         modularity=groups.modularity,
@@ -141,6 +143,7 @@ def _alone(load: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np
 
 def _ratio(of: NDArray[np.float64], to: NDArray[np.float64]) -> NDArray[np.float64]:
     """`of` / `to`, 0 where `to` is."""
+    to = np.broadcast_to(to, of.shape)
     return np.divide(of, to, out=np.zeros_like(of), where=to > 0)
 
 
@@ -184,25 +187,40 @@ def _drawn_by_chance(pairs: Pairs, rng: np.random.Generator) -> Pairs:
 
 
 def _from_requests(
-    ids: Ids,
-    request: NDArray[np.int64],
-    pairs: Pairs,
-    clear: NDArray[np.bool_],
-    blocks: Blocks,
+    ids: Ids, request: NDArray[np.int64], block: NDArray[np.int64], halves: list[Pairs], size: int
 ) -> float | None:
-    """Share of the excess of pairs clearly more often together that tokens which choose by the
-    loads of their own request would have too.
+    """Share of the excess that tokens which choose by the loads of their own request have too.
+
+    Of as many strongest pairs of one half as there are experts, in the other half: there they owe
+    nothing to having been chosen. None where that has no excess, or there is one request alone.
     """
-    more = clear & (pairs.z > 0)
-    if not more.any() or not len(request):
+    if not request.any():
         return None
-    size = blocks.load.shape[1]
-    load = count_by_request(ids, request, int(request.max()) + 1, size)
-    tokens = np.maximum(load.sum(axis=1, keepdims=True) / ids.shape[1], 1)
-    within = (load.T @ (load / tokens))[np.triu_indices(size, 1)]
-    whole = _alone(blocks.load.sum(axis=0), blocks.tokens.sum())
-    explained = (within - whole)[more] * pairs.expected[more] / whole[more]
-    return float(explained.sum() / (pairs.together - pairs.expected)[more].sum())
+    excess = explained = 0.0
+    for part in (0, 1):
+        chosen = np.argsort(-halves[1 - part].z, kind="stable")[:size]
+        rows = block % 2 == part
+        load = count_by_request(ids[rows], request[rows], int(request.max()) + 1, size)
+        upper, k = np.triu_indices(size, 1), ids.shape[1]
+        within = _approximate(load, k)[upper][chosen]
+        whole = _approximate(load.sum(axis=0, keepdims=True), k)[upper][chosen]
+        expected = halves[part].expected[chosen]
+        excess += float((halves[part].together[chosen] - expected).sum())
+        explained += float((expected * (_ratio(within, whole) - 1)).sum())
+    return explained / excess if excess > 0 else None
+
+
+def _approximate(load: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """[experts, experts] tokens that use both by chance, loads [requests, experts] kept in each.
+
+    q_a q_b (1 - (1 - q_a) (1 - q_b) / sum_e q_e (1 - q_e)) of each request's tokens, q the shares
+    of them: Hajek's approximation (1964, doi:10.1214/aoms/1177700375), two products of matrices.
+    """
+    tokens = np.maximum(load.sum(axis=1, keepdims=True) / k, 1)
+    free = load * (1 - load / tokens)
+    spread = free.sum(axis=1, keepdims=True)
+    result: NDArray[np.float64] = load.T @ (load / tokens) - free.T @ _ratio(free, tokens * spread)
+    return result
 
 
 def _correlation(halves: list[Pairs]) -> float | None:

@@ -37,7 +37,7 @@ class LayerAffinity(Result):
     less_often: int
     pairs: int
     dispersion: float  # variance between blocks of requests over that of independent tokens
-    from_requests: float | None  # share of the excess that each request's own loads explain
+    from_requests: float | None  # share of the strongest pairs' excess that own loads give
     split_half_correlation: float | None  # of the pairs' excess in two halves of the requests
     top_pairs_kept: float | None  # share of one half's strongest pairs that are the other's
     modularity: float

@@ -4,7 +4,7 @@ C_ab counts tokens that use a in the layer and b in the next. Information is bet
 token's k experts and one of its k next ones, each drawn alike: N = T k^2 pairs of T tokens. The
 null shuffles the next layer's sets among tokens of a request, so it keeps every load of every
 request: with n_ra and m_rb the loads of request r of T_r tokens, cells have the mean
-sum_r n_ra m_rb / T_r and the variance sum_r n_ra (T_r - n_ra) m_rb (T_r - m_rb) / (T_r^2 (T_r - 1)).
+sum_r n_ra m_rb / T_r, the variance sum_r n_ra (T_r - n_ra) m_rb (T_r - m_rb) / T_r^2 / (T_r - 1).
 
 Predictions are fitted on one half of the requests and judged on the other, both ways.
 """
