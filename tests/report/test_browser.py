@@ -5,6 +5,7 @@ Needs a Chromium and the package playwright; `pytest -s` prints what was checked
 
 from __future__ import annotations
 
+import csv
 import shutil
 import socket
 import sys
@@ -15,12 +16,15 @@ from typing import Any
 
 import pytest
 
+from moeprof.cache import Scope
 from moeprof.model import MoEModel
 from moeprof.report import ReportContents, gather_report, render_html
+from moeprof.report.wording import percent
 from moeprof.trace import Trace, synthesize_rows
 from tests.report.conftest import ODD
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: '.[dev]'")
+OWN = ("data:", "blob:")  # what the page holds itself
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -45,7 +49,7 @@ class Visit:
     page: Any
     path: Path
     contents: ReportContents
-    requests: list[str] = field(default_factory=list)  # but for those to data: addresses
+    requests: list[str] = field(default_factory=list)  # but for what the page holds itself
     complaints: list[str] = field(default_factory=list)  # errors, warnings, dialogs, new pages
 
     def check(self) -> None:
@@ -66,6 +70,17 @@ class Visit:
         box = element.bounding_box()
         self.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
         return self.tip()
+
+    def spoken(self) -> str:
+        """What a screen reader is told, with plain spaces."""
+        return self.tip().replace("\u00a0", " ")
+
+    def saved(self, button: Any) -> list[list[str]]:
+        """The rows of the CSV that a button gives."""
+        with self.page.expect_download() as download:
+            button.click()
+        text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+        return list(csv.reader(text.splitlines()))
 
     def unfold(self) -> None:
         """Open every folded table with a click."""
@@ -126,7 +141,7 @@ def _watch(visit: Visit) -> None:
     page, complaints = visit.page, visit.complaints
     page.context.on(
         "request",
-        lambda r: None if r.url.startswith("data:") else visit.requests.append(r.url),
+        lambda r: None if r.url.startswith(OWN) else visit.requests.append(r.url),
     )
     page.on("websocket", lambda socket: visit.requests.append(socket.url))
     page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
@@ -220,6 +235,95 @@ def test_every_figure_answers_the_pointer(
             assert seen.point("[data-tip]", nth=nth)
     assert figures >= 2 and parts >= 3
     say(f"  hover: {figures} curves and {parts} parts of bars each give a tooltip, none says NaN")
+
+
+def test_a_chart_is_read_by_keyboard_and_toggled_by_its_legend(
+    visit: Visitor, contents: ReportContents, say: Callable[[str], None]
+) -> None:
+    seen = visit(contents)
+    figure, replays = seen.page.locator("#policies-layer"), contents.policies[Scope.LAYER]
+    chart = figure.locator(".plot")
+    chart.focus()
+    for _ in range(2):
+        seen.page.keyboard.press("ArrowRight")
+    first = replays.rows[0]
+    assert f"lru: {percent(first.hit_ratio)}, {first.slots} slots" in seen.spoken()
+    button = figure.get_by_role("button", name="belady-bypass")
+    lines = chart.locator("svg g[aria-label=line] path").count()
+    button.focus()
+    seen.page.keyboard.press("Enter")
+    assert button.get_attribute("aria-pressed") == "false"
+    assert chart.locator("svg g[aria-label=line] path").count() == lines - 1
+    chart.focus()
+    seen.page.keyboard.press("End")
+    assert "static" in seen.spoken() and "belady" not in seen.spoken()
+    seen.page.keyboard.press("Escape")
+    assert seen.tip() == ""
+    say("  by keyboard: arrows read a chart, Enter on its legend hides a series")
+
+
+def test_a_logarithmic_axis_names_its_ticks(visit: Visitor, contents: ReportContents) -> None:
+    words = visit(contents).page.locator("#load-tpot svg g[aria-label='x-axis tick label'] text")
+    assert contents.projection
+    most = contents.projection.load[-1].concurrency
+    expected = [f"{2**power}" for power in range(12) if 2**power <= most]
+    assert words.all_text_contents() == expected
+
+
+def test_a_layer_opens_as_bars(
+    visit: Visitor, contents: ReportContents, say: Callable[[str], None]
+) -> None:
+    seen = visit(contents)
+    heat, detail = seen.page.locator(".heat"), seen.page.locator("#heat .detail")
+    heat.focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight", "Enter"):  # the first key enters the field
+        seen.page.keyboard.press(key)
+    assert contents.load
+    layer, load = contents.load.per_layer[1].layer, contents.load.load[1]
+    assert detail.locator("h3").inner_text() == (
+        f"Layer {layer}, all tokens: the busiest expert is {load.argmax()}"
+    )
+    assert detail.locator("svg rect").count() == len(load)
+    detail.get_by_role("button", name="by load").click()
+    detail.locator(".plot").focus()
+    seen.page.keyboard.press("Home")
+    assert f"expert {load.argmax()}\nassignments: {load.max():,}" in seen.spoken()
+    assert len(seen.saved(detail.get_by_role("button", name="Download"))) == 1 + 2 * len(load)
+    say("  a layer of the heatmap by keyboard: its experts as bars, sorted by load, saved as CSV")
+
+
+def test_figures_and_tables_give_their_data(
+    visit: Visitor, contents: ReportContents, say: Callable[[str], None]
+) -> None:
+    seen = visit(contents)
+    assert contents.load
+    rows = seen.saved(seen.page.locator("#heat > .tool"))
+    assert rows[0] == ["layer", "expert", *contents.views]
+    assert [int(row[2]) for row in rows[1:]] == contents.load.load.ravel().tolist()
+    rows = seen.saved(seen.page.locator("#imbalance-layer > .tool"))
+    values = [float(row[3]) for row in rows[1:] if row[1] == "experts"]
+    expected = [layer.imbalance for layer in contents.load.per_layer]
+    assert values == pytest.approx(expected, rel=1e-5)
+    seen.unfold()
+    table = seen.page.locator("#load details")
+    heading = table.get_by_role("columnheader", name="assignments")
+    for order in ("ascending", "descending"):
+        heading.get_by_role("button").click()
+        assert heading.get_attribute("aria-sort") == order
+        cells = table.locator("tbody tr td:nth-child(2)").all_inner_texts()
+        counts = [int(cell.replace(",", "")) for cell in cells]
+        assert counts == sorted(counts, reverse=order == "descending")
+    saved = seen.saved(table.locator(".tool"))
+    assert [row[1] for row in saved[1:]] == cells
+    say("  CSV of the heatmap, a chart and a table hold the numbers of the results; tables sort")
+
+
+def test_a_spreadsheet_runs_no_text_of_a_user(visit: Visitor, model: MoEModel) -> None:
+    rows, requests = synthesize_rows(model, 60, requests=2, labels=["=1+1", 'a "b", c'])
+    seen = visit(gather_report(Trace.in_memory(model, rows, requests)))
+    seen.unfold()
+    labels = [row[1] for row in seen.saved(seen.page.locator("#imbalance details .tool"))]
+    assert labels[-2:] == ["'=1+1", 'a "b", c']
 
 
 def test_a_text_that_did_run_would_be_seen(visit: Visitor, contents: ReportContents) -> None:

@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 
 import pytest
-from moeprof.report.sections.scales import doubling_scale, linear_scale, log_scale
 
 from moeprof.hardware import load_hardware
 from moeprof.model import MoEModel
@@ -173,22 +172,6 @@ def test_formats_are_those_that_the_gpu_multiplies() -> None:
     m3, names = MoEModel.preset(M3), ["bf16", "mxfp8", "nvfp4"]
     usable = {gpu: usable_precisions(m3, load_hardware(gpu), names) for gpu in ("h200", "b200")}
     assert usable == {"h200": ["bf16", "mxfp8"], "b200": names}
-
-
-@pytest.mark.parametrize("scale_of", [linear_scale, log_scale])
-def test_places_keep_the_order_and_ticks_lie_inside(scale_of: object) -> None:
-    values = [3.0, 47.0, 180.0, 9000.0]
-    scale = scale_of("ms", values)  # type: ignore[operator]
-    places = [scale.place(value) for value in values]
-    assert places == sorted(places) and places[0] >= 0 and places[-1] <= 1
-    assert len(scale.axis.ticks) >= 3
-    for tick in scale.axis.ticks:
-        assert tick.at == pytest.approx(scale.place(float(tick.text.replace(",", ""))))
-
-
-def test_doublings_have_a_tick_each() -> None:
-    scale = doubling_scale("requests", [1, 64, 256])
-    assert [tick.text for tick in scale.axis.ticks] == [f"{2**n}" for n in range(9)]
 
 
 def test_the_same_contents_give_the_same_page(carried: ReportContents) -> None:

@@ -30,7 +30,7 @@ const ruler = (measure, values, room) => {
   const ticks = linear ? Math.max(2, Math.min(8, Math.round(room / 70))) : logTicks(measure, ends, room);
   return {
     scale: { type: linear ? "linear" : "log", domain: ends },
-    axis: { ticks, tickFormat: (value) => tickText(value, measure.unit), label: measure.label, labelArrow: "none" },
+    axis: { ticks, text: (value) => tickText(value, measure.unit), label: measure.label, labelArrow: "none" },
   };
 };
 
@@ -38,7 +38,7 @@ const ruler = (measure, values, room) => {
 const names = (label, values, room) => {
   const thin = Math.ceil(values.length * 30 / room);
   const ticks = values.filter((_, index) => index % thin === 0);
-  return { scale: { type: "band", domain: values, padding: 0.15 }, axis: { ticks, tickFormat: String, label, labelArrow: "none" } };
+  return { scale: { type: "band", domain: values, padding: 0.15 }, axis: { ticks, text: String, label, labelArrow: "none" } };
 };
 
 // `floor` is where the axis of y begins.
@@ -57,13 +57,13 @@ const marksOf = (series, floor) => {
   return marks;
 };
 
-// Ticks that are listed all get their words; of a logarithmic scale the library would drop some.
+// Every tick gets its words: with a format of its own the library drops some of a logarithmic scale.
 const axis = (make, { ticks, ...options }, more) =>
   Array.isArray(ticks) ? make(ticks, { ...options, ...more }) : make({ ticks, ...options, ...more });
 
 const rightAxis = (right) => {
   const text = new Map(right.ticks);
-  return Plot.axisY([...text.keys()], { anchor: "right", label: right.label, labelArrow: "none", tickFormat: (y) => text.get(y), tickSize: 0 });
+  return Plot.axisY([...text.keys()], { anchor: "right", label: right.label, labelArrow: "none", text: (y) => text.get(y), tickSize: 0 });
 };
 
 const drawing = (chart, all, visible, width) => {
