@@ -4,108 +4,109 @@ specialization = mean over layers of the generalized Jensen-Shannon divergence i
 the labels' expert distributions, labels weighted equally: see `divergence.py`. excess =
 specialization - null mean: noise alone makes a divergence larger than 0. That takes off too much
 rather than too little: a shuffled domain is a mix of all, whose requests differ more than its own.
+Tokens of a prefix that requests share count once for each label: see `prefixes.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from moeprof.analysis.specialization.domains import LayerDomains, walk_domains
-from moeprof.analysis.specialization.grouping import labelled_requests
-from moeprof.analysis.specialization.specialists import Specialist, find_specialists
+from moeprof.analysis.specialization.grouping import Domains, labelled_requests
+from moeprof.analysis.specialization.prefixes import SharedPrefixes, find_shared_prefixes
+from moeprof.analysis.specialization.results import (
+    Divergence,
+    LayerSpecialization,
+    Prefixes,
+    SpecializationResult,
+)
+from moeprof.analysis.specialization.specialists import find_specialists
 from moeprof.analysis.uncertainty import (
     RESAMPLES,
-    Interval,
     benjamini_hochberg,
     interval_of,
     permutation_p,
 )
 from moeprof.errors import InputError
-from moeprof.result import Result
 from moeprof.trace import Trace
 
 SHUFFLES = 200
 
 
-@dataclass(frozen=True)
-class LayerSpecialization(Result):
-    """How far apart the domains are in one layer, in bits."""
-
-    layer: int  # native index
-    specialization: float
-    null: float  # mean over shuffles
-    null_p95: float
-    excess: float  # specialization - null
-    interval: Interval  # of the divergence, without the bias that noise adds to its estimate
-    p_value: float
-    q_value: float  # over the layers
-
-
-@dataclass(frozen=True)
-class SpecializationResult(Result):
-    """Divergence between labels, in bits, and its null distribution."""
-
-    domains: list[str]
-    requests: int
-    specialization: float
-    null: float  # mean over shuffles
-    null_p95: float
-    p_value: float  # share of shuffles that diverge at least as much
-    excess: float  # specialization - null
-    interval: Interval  # of the divergence, without the bias that noise adds to its estimate
-    per_layer: list[float]  # specialization of each layer
-    layers: list[LayerSpecialization]
-    distances: list[list[float]]  # [domains, domains] excess divergence of two, mean over layers
-    specialists: list[Specialist]  # the first 20, those that matter most to the divergence first
-    specialists_found: int
-    tests: int  # (expert, domain, layer) places that were tested
-    shuffles: int
-    seed: int
-
-
 def analyze_specialization(
-    trace: Trace, *, shuffles: int = SHUFFLES, resamples: int = RESAMPLES, seed: int = 0
+    trace: Trace,
+    *,
+    prefixes: Prefixes = "once",
+    shuffles: int = SHUFFLES,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> SpecializationResult:
     """Divergence between the labels of `trace`, beside `shuffles` label permutations.
+
+    Tokens of a beginning that requests share, as a system prompt, count once for each label, or
+    with `prefixes` "all" as often as they were recorded.
 
     Raises InputError where fewer than two labels were recorded, or on no shuffles; TraceError on a
     damaged trace.
     """
     if shuffles < 1:
         raise InputError(f"shuffles = {shuffles}: at least 1 is needed")
+    if prefixes not in ("once", "all"):
+        raise InputError(f"prefixes = {prefixes!r}: 'once' or 'all' is needed")
     domains = labelled_requests(trace)
-    walked = walk_domains(
-        trace, domains, left_out=None, shuffles=shuffles, resamples=resamples, seed=seed
-    )
-    observed = np.array([layer.observed for layer in walked])
+    shared = find_shared_prefixes(trace)
+    walk = partial(walk_domains, trace, domains, shuffles=shuffles, seed=seed)
+    left_out = {"once": shared.repeated if shared.repeated_tokens else None, "all": None}
+    walked = walk(left_out=left_out[prefixes], resamples=resamples)
+    by_prefixes = dict.fromkeys(left_out, _divergence(walked))
+    if shared.repeated_tokens:
+        other = "all" if prefixes == "once" else "once"
+        by_prefixes[other] = _divergence(walk(left_out=left_out[other], resamples=1))
+    return _result(trace, domains, walked, prefixes, shared, by_prefixes, seed)
+
+
+def _divergence(walked: list[LayerDomains]) -> Divergence:
+    observed = float(np.mean([layer.observed for layer in walked]))
+    null = np.mean([layer.null for layer in walked], axis=0)
+    return Divergence(observed, float(null.mean()), permutation_p(observed, null))
+
+
+def _result(
+    trace: Trace,
+    domains: Domains,
+    walked: list[LayerDomains],
+    prefixes: Prefixes,
+    shared: SharedPrefixes,
+    by_prefixes: dict[str, Divergence],
+    seed: int,
+) -> SpecializationResult:
+    whole = by_prefixes[prefixes]
     null = np.mean([layer.null for layer in walked], axis=0)
     resampled = np.mean([layer.resampled for layer in walked], axis=0)
-    specialization, chance = float(observed.mean()), float(null.mean())
-    found, count, tests = find_specialists(
-        [layer.use for layer in walked],
-        [layer.t_null for layer in walked],
-        trace.layers,
-        domains.names,
-        trace.top_k,
-    )
+    uses, t_null = [layer.use for layer in walked], [layer.t_null for layer in walked]
+    found, count, tests = find_specialists(uses, t_null, trace.layers, domains.names, trace.top_k)
     return SpecializationResult(
         domains=domains.names,
         requests=len(domains.request),
-        specialization=specialization,
-        null=chance,
+        requests_by_domain=domains.sizes(),
+        specialization=whole.specialization,
+        null=whole.null,
         null_p95=float(np.quantile(null, 0.95)),
-        p_value=permutation_p(specialization, null),
-        excess=specialization - chance,
-        interval=interval_of(resampled, specialization, kind="basic"),
-        per_layer=observed.tolist(),
+        p_value=whole.p_value,
+        excess=whole.specialization - whole.null,
+        interval=interval_of(resampled, whole.specialization, kind="basic"),
+        per_layer=[layer.observed for layer in walked],
         layers=_by_layer(trace.layers, walked),
         distances=_distances(walked),
         specialists=found,
         specialists_found=count,
         tests=tests,
-        shuffles=shuffles,
+        prefixes=prefixes,
+        shared_prefixes=shared,
+        by_prefixes=by_prefixes,
+        shuffles=len(null),
         seed=seed,
     )
 

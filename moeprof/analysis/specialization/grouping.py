@@ -18,6 +18,10 @@ class Domains(NamedTuple):
     request: NDArray[np.int64]  # [requests] index of each, ascending
     domain: NDArray[np.intp]  # [requests] place of its label in `names`
 
+    def sizes(self) -> dict[str, int]:
+        """Requests of each domain."""
+        return dict(zip(self.names, np.bincount(self.domain).tolist(), strict=True))
+
 
 def labelled_requests(trace: Trace) -> Domains:
     """The requests of `trace` that have a label.

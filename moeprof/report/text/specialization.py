@@ -8,6 +8,7 @@ from moeprof.report.wording import counted, listed, percent, times
 
 LAYERS, SPECIALISTS, DOMAINS = 8, 8, 8  # rows that are shown
 _SIGNIFICANT = 0.05
+_FEW = 5  # requests of a domain, below which their spread is not known
 
 
 def specialization_text(result: SpecializationResult, path: str = "T") -> str:
@@ -17,7 +18,7 @@ def specialization_text(result: SpecializationResult, path: str = "T") -> str:
         parts += [wrapped(_specialist_words(result)), _specialist_table(result)]
     if 2 < len(result.domains) <= DOMAINS:
         parts.append("Bits apart beyond chance, mean over layers:\n" + _distances(result))
-    parts.append(wrapped(_note(result)))
+    parts += [wrapped(_prefix_words(result)), wrapped(_note(result))]
     parts.append(f"Next: moeprof place mix {path}")
     return "\n\n".join(parts)
 
@@ -104,10 +105,31 @@ def _distances(result: SpecializationResult) -> str:
     return table(["", *names], rows)
 
 
+def _prefix_words(result: SpecializationResult) -> str:
+    shared = result.shared_prefixes
+    if not shared.requests:
+        return f"No requests share a beginning of 8 tokens or more, told by {shared.seen_by}."
+    once, every = result.by_prefixes["once"], result.by_prefixes["all"]
+    return (
+        f"Shared beginnings, as templates: {counted(shared.requests, 'request')} "
+        f"({percent(shared.request_share)}) begin as another does, with "
+        f"{percent(shared.token_share)} of all tokens, told by {shared.seen_by}. Counted once for "
+        f"each domain: {once.specialization:.3f} bit (chance {once.null:.3f}); every time: "
+        f"{every.specialization:.3f} (chance {every.null:.3f}). Shown here is {result.prefixes}."
+    )
+
+
 def _note(result: SpecializationResult) -> str:
+    few = [f"{name} ({n})" for name, n in result.requests_by_domain.items() if n < _FEW]
+    warning = (
+        f" Intervals are too narrow with so few requests as {listed(few[:DOMAINS])} has."
+        if few
+        else ""
+    )
     return (
         f"bits apart: Jensen-Shannon divergence, 0 to {_most(len(result.domains))}. by chance: "
         f"labels shuffled over requests, {result.shuffles} times. Intervals draw requests anew."
+        f"{warning}"
     )
 
 
