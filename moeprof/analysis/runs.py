@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,21 @@ class Runs(NamedTuple):
     def requests(self) -> int:
         """How many requests have such tokens."""
         return int(self.request[-1]) + 1
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """[requests + 1] the tokens of request r stand at bounds[r] to bounds[r + 1]."""
+        first = np.flatnonzero(np.diff(self.request, prepend=-1))
+        return np.concatenate([first, [len(self.rows)]])
+
+
+def sum_between(
+    values: NDArray[np.integer[Any]] | NDArray[np.bool_], bounds: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """[parts] sum of `values` from each of `bounds` [parts + 1] to the next."""
+    total = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(values, out=total[1:])
+    return np.diff(total[bounds])
 
 
 def find_runs(trace: Trace, phase: Phase = Phase.DECODE) -> Runs:
@@ -51,3 +66,15 @@ def runs_of(
     gap = other | (np.diff(position) != 1)
     starts = np.concatenate([[0], np.flatnonzero(gap) + 1, [len(rows)]])
     return Runs(rows, starts, np.concatenate([[0], np.cumsum(other)]))
+
+
+def request_uses(
+    ids: NDArray[np.unsignedinteger[Any]], there: NDArray[np.bool_], runs: Runs, experts: int
+) -> NDArray[np.int64]:
+    """[requests, experts] assignments of each request; `ids` and `there` in order of `runs`."""
+    from moeprof.analysis.kernels import add_assignments  # Numba costs a second to import
+
+    uses = np.zeros((runs.requests, experts), np.int64)
+    rows = slice(None) if there.all() else there
+    add_assignments(ids[rows], runs.request[rows].astype(np.int32), uses)
+    return uses

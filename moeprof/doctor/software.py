@@ -58,7 +58,7 @@ def _moeprof() -> Check:
 
 
 def _floor(requirement: str) -> tuple[str, tuple[int, ...]]:
-    """'numpy>=1.26' as a name and the least version, (0,) for any."""
+    """'numpy>=2.0' as a name and the least version, (0,) for any."""
     name = re.match(r"[\w.-]+", requirement)
     floor = re.search(r">=\s*([\d.]+)", requirement)
     return (name[0] if name else requirement), release(floor[1]) if floor else (0,)

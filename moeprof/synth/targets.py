@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.analysis.locality import repeats_of
+from moeprof.analysis.reuse import repeats_of
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
 from moeprof.synth.popularity import Shape, measured_shares, profiles_around, target_shares

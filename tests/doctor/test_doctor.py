@@ -39,7 +39,7 @@ def test_versions_are_read_as_numbers() -> None:
 
 
 def test_a_package_that_is_missing_or_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = ["numpy>=1.26", "pyarrow>=16", "typer>=0.12", "torch>=2.6 ; extra == 'capture'"]
+    wanted = ["numpy>=2.0", "pyarrow>=16", "typer>=0.12", "torch>=2.6 ; extra == 'capture'"]
     found = {"numpy": "1.25.9", "typer": "0.12", "transformers": "4.57.0"}
     monkeypatch.setattr(software, "requires", lambda name: wanted)
     monkeypatch.setattr(software, "installed", lambda *names: found.get(names[0]))
