@@ -47,39 +47,32 @@ class Needs:
         return self.budget_bytes - self.fixed_bytes - ahead
 
     def sequence_bytes(self, length: int) -> int:
-        """What one sequence of `length` tokens adds."""
+        """What one sequence of `length` tokens adds, whole."""
         return length * self.token_bytes + length * length * self.pair_bytes
+
+    def fits(self, length: int) -> bool:
+        """May a sequence of `length` tokens run whole?"""
+        return self.sequence_bytes(length) <= self.room_bytes
 
     def rows_that_fit(self, length: int) -> int:
         """Sequences of `length` tokens that may run together, at least one."""
         room = self.room_bytes // max(1, self.sequence_bytes(length))
         return max(1, min(room, TOKENS_TOGETHER // length))
 
-    def check(self, longest: int) -> None:
-        """Raises InfeasibleError unless the longest sequence fits in the budget."""
-        needed = self._needed_bytes(longest)
-        if self.sequence_bytes(longest) > self.room_bytes:
-            raise InfeasibleError(
-                f"needs {gib(needed)} of memory: {gib(self.layer_bytes)} for the largest layer, "
-                f"{gib(self.reading_bytes)} to read it, "
-                f"{gib(self.frame_bytes)} beside the layers, {gib(self.process_bytes)} of this "
-                f"process, {gib(self.sequence_bytes(longest))} for {longest:,} tokens at once, as "
-                f"much to read ahead; the budget is {gib(self.budget_bytes)}: raise --memory or "
-                "shorten the longest text"
-            )
-
-    def describe(self, longest: int, disk_bytes: int) -> str:
-        """The same in a sentence."""
-        needed = self._needed_bytes(longest)
-        return (
-            f"takes {gib(needed)} of memory at least, of {gib(self.budget_bytes)}, and "
-            f"{gib(disk_bytes)} of disk beside the trace"
-        )
-
-    def _needed_bytes(self, longest: int) -> int:
-        """The least budget whose room holds a sequence of `longest` tokens."""
-        held = self.sequence_bytes(longest)
+    def needed_bytes(self, held: int) -> int:
+        """The least budget with room for `held` bytes of a text."""
         return self.fixed_bytes + held + (0 if self.host_bytes else min(held, self.stored_bytes))
+
+    def too_small(self, tokens: int, length: int, held: int) -> InfeasibleError:
+        """That `held` bytes for so many `tokens` of a text of `length` do not fit."""
+        return InfeasibleError(
+            f"needs {gib(self.needed_bytes(held))} of memory: {gib(self.layer_bytes)} for the "
+            f"largest layer, {gib(self.reading_bytes)} to read it, "
+            f"{gib(self.frame_bytes)} beside the layers, {gib(self.process_bytes)} of this "
+            f"process, {gib(held)} for {tokens:,} tokens at once of a text of {length:,}, as much "
+            f"to read ahead; the budget is {gib(self.budget_bytes)}: raise --memory or shorten the "
+            "longest text"
+        )
 
 
 def check_disk(folder: Path, needed: int) -> None:

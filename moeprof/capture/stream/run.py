@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from moeprof.capture.layout import Layout
 from moeprof.capture.prompts import Prompt, read_prompts
 from moeprof.capture.result import check_numbers, check_output
-from moeprof.capture.stream.checkpoint import StoredTensor, open_checkpoint
-from moeprof.capture.stream.formats import FLOATS
-from moeprof.capture.stream.layers import LayerStream, Places, Say, file_rows
+from moeprof.capture.stream.chunks import plan_chunks
+from moeprof.capture.stream.layers import LayerStream, Say, file_rows
 from moeprof.capture.stream.needs import (
     Needs,
     available_memory,
@@ -24,20 +21,13 @@ from moeprof.capture.stream.needs import (
     forget_peak,
     resident_bytes,
 )
-from moeprof.capture.stream.quantized import decode_checkpoint, quantization_of
+from moeprof.capture.stream.opening import OpenedModel, open_model
 from moeprof.capture.stream.sequences import TokenSequence
-from moeprof.capture.stream.skeleton import Skeleton, build_skeleton
 from moeprof.capture.stream.store import Store, held_bytes
+from moeprof.capture.stream.tokenizing import tokenize
 from moeprof.capture.stream.writing import write_trace
-from moeprof.capture.transformers.record import describe_config
-from moeprof.capture.transformers.routers.finding import (
-    UNFAITHFUL,
-    RouterSite,
-    find_router_sites,
-)
-from moeprof.capture.transformers.run import DTYPES, model_class, torch_threads
-from moeprof.errors import InputError, MissingExtraError, MoeprofError
-from moeprof.model import MoEModel
+from moeprof.capture.transformers.run import torch_threads
+from moeprof.errors import InputError
 from moeprof.result import Result
 
 if TYPE_CHECKING:
@@ -57,17 +47,6 @@ class StreamResult(Result):
     layers: int  # decoder layers that were read and run
     bytes_read: int  # of the checkpoint, in this run
     peak_memory_bytes: int  # of the process, or of the GPU where one computes
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A checkpoint and the model it is of."""
-
-    skeleton: Skeleton
-    described: MoEModel
-    sites: dict[int, list[RouterSite]]
-    places: Places
-    signature: dict[str, Any]  # what must be the same for a run to go on
 
 
 def stream(
@@ -108,7 +87,8 @@ def stream(
     base = resident_bytes()
     folder = Path(model_path)
     opened = open_model(folder, device, dtype, trust_remote_code=trust_remote_code)
-    sequences = _tokenize(folder, opened, wanted, trust_remote_code=trust_remote_code)
+    config = opened.skeleton.model.config
+    sequences = tokenize(folder, config, wanted, trust_remote_code=trust_remote_code)
     layout = Layout(len(opened.sites), opened.described.top_k, weights=weights, margins=margins)
     with torch_threads(threads):
         return stream_sequences(
@@ -124,51 +104,8 @@ def stream(
         )
 
 
-def open_model(
-    folder: Path, device: str | None, dtype: str, *, trust_remote_code: bool = False
-) -> _Opened:
-    """The checkpoint in `folder` and its model without weights. Raises InputError."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError(error.name or "transformers", "capture") from None
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; stream reads a checkpoint on this machine")
-    tensors = open_checkpoint(folder)
-    options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    code = {"trust_remote_code": trust_remote_code}
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, **options)
-        _check_config(folder, config)
-        described = describe_config(config)
-        kept_as = _dtype_of(config, tensors) if dtype == "auto" else getattr(torch, dtype)
-        model = build_skeleton(config, model_class(config), kept_as, **code)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=where)
-        sites = find_router_sites(model, described.moe_layers, described.experts)
-        places = Places.of(model, sites)
-        decoded = decode_checkpoint(folder, tensors, quantization_of(config), kept_as)
-        skeleton = Skeleton(model, decoded, kept_as, where)
-    except MoeprofError:
-        raise
-    except Exception as error:  # whatever a model's files and its libraries may raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{folder}: cannot be streamed: {reason[:300]}") from None
-    signature = {
-        "config": config.to_dict(),
-        "files": _file_marks(tensors),
-        "dtype": str(kept_as),
-        "device": where.type,
-        "transformers": transformers.__version__,
-    }
-    return _Opened(skeleton, described, sites, places, signature)
-
-
 def stream_sequences(
-    opened: _Opened,
+    opened: OpenedModel,
     sequences: Sequence[TokenSequence],
     output: Path,
     *,
@@ -182,7 +119,7 @@ def stream_sequences(
     """`stream` of sequences that are tokenized already."""
     tokens, longest = sum(map(len, sequences)), max(map(len, sequences))
     needs = _needs(opened, memory_bytes, process_bytes)
-    needs.check(longest)
+    chunks = plan_chunks(needs, longest, opened, _expert_bytes(opened))
     rows = file_rows(len(opened.sites), layout)
     width = _hidden_bytes(opened)
     disk_bytes = tokens * (2 * width + len(opened.sites) * sum(rows.values()))
@@ -192,11 +129,9 @@ def stream_sequences(
     check_disk(output.parent, disk_bytes - held_bytes(folder))
     store = Store(folder, signature, rows, force=force)
     try:
-        say(needs.describe(longest, disk_bytes))
+        say(chunks.describe(disk_bytes))
         forget_peak()
-        layers = LayerStream(
-            opened.skeleton, opened.places, opened.sites, layout, sequences, needs, store, say
-        )
+        layers = LayerStream(opened, layout, sequences, chunks, store, say)
         layers.run()
         path = write_trace(
             output,
@@ -225,38 +160,6 @@ def stream_sequences(
     )
 
 
-def _check_config(folder: Path, config: Any) -> None:
-    """Refuse what would be read wrongly, by name."""
-    for part in (config, config.get_text_config()):
-        if part.model_type in UNFAITHFUL:
-            why = UNFAITHFUL[part.model_type]
-            raise InputError(f"{part.model_type} cannot be recorded: {why}")
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"{folder}: is an encoder-decoder; record decoder-only models")
-
-
-def _dtype_of(config: Any, tensors: Mapping[str, StoredTensor]) -> torch.dtype:
-    """As the configuration says, or as the checkpoint's largest tensor that is not quantized."""
-    import torch
-    from safetensors.torch import _TYPES
-
-    for part in (config, config.get_text_config()):
-        said = getattr(part, "dtype", None)
-        if isinstance(said, torch.dtype):
-            return said
-    plain = [tensor for tensor in tensors.values() if tensor.dtype in FLOATS]
-    if not plain:
-        return torch.bfloat16
-    largest = max(plain, key=lambda tensor: tensor.nbytes)
-    found: torch.dtype = _TYPES[largest.dtype]
-    return found
-
-
-def _file_marks(tensors: Mapping[str, StoredTensor]) -> list[tuple[str, int, int]]:
-    files = sorted({tensor.file for tensor in tensors.values()})
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
 def _sign(known: Mapping[str, Any], sequences: Iterable[TokenSequence], layout: Layout) -> str:
     """A hash of all that the files of a run follow from."""
     text = json.dumps([known, layout.weights, layout.margins], sort_keys=True, default=str)
@@ -267,45 +170,7 @@ def _sign(known: Mapping[str, Any], sequences: Iterable[TokenSequence], layout: 
     return digest.hexdigest()
 
 
-def _tokenize(
-    folder: Path, opened: _Opened, prompts: Sequence[Prompt], *, trust_remote_code: bool
-) -> list[TokenSequence]:
-    """Token ids of every prompt and completion. InputError where one is empty or too long."""
-    import transformers
-
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{folder}: its tokenizer cannot be loaded: {reason[:300]}") from None
-    most = getattr(opened.skeleton.model.config.get_text_config(), "max_position_embeddings", None)
-    sequences = []
-    for prompt in prompts:
-        asked = tokenizer(prompt.text)["input_ids"]
-        answered = []
-        if prompt.completion:
-            answered = tokenizer(prompt.completion, add_special_tokens=False)["input_ids"]
-        sequence = TokenSequence.of(asked, answered, prompt.label)
-        if not asked:
-            raise InputError(f"{prompt.place}: has no tokens in this model's vocabulary")
-        if most is not None and len(sequence) > most:
-            raise InputError(
-                f"{prompt.place}: {len(sequence)} tokens exceed the model's {most} positions: "
-                "shorten it"
-            )
-        sequences.append(sequence)
-    config = opened.skeleton.model.config
-    names = (f"{kind}_token_{end}" for kind in ("image", "video") for end in ("id", "index"))
-    others = [token for name in names if (token := getattr(config, name, None)) is not None]
-    for prompt, sequence in zip(prompts, sequences, strict=True):
-        if np.isin(sequence.ids, others).any():
-            raise InputError(f"{prompt.place}: holds image tokens; stream takes text alone")
-    return sequences
-
-
-def _needs(opened: _Opened, memory_bytes: int | None, process_bytes: int) -> Needs:
+def _needs(opened: OpenedModel, memory_bytes: int | None, process_bytes: int) -> Needs:
     import torch
 
     skeleton, places = opened.skeleton, opened.places
@@ -329,27 +194,32 @@ def _needs(opened: _Opened, memory_bytes: int | None, process_bytes: int) -> Nee
     )
 
 
-def _activations(opened: _Opened) -> tuple[int, int]:
-    """Bytes a token and a pair of tokens, a generous estimate in float32.
+def _activations(opened: OpenedModel) -> tuple[int, int]:
+    """Bytes a token and a pair of tokens of a text that runs whole, a generous estimate in float32.
 
-    A token is held some times over in the widths of the layer's matrices, those of experts once for
-    each of its k. A pair has a score, a mask and a probability for every head.
+    A token is held some times over in the widths of the layer's matrices. A pair has a score, a
+    mask and a probability for every head, and some have copies of them.
     """
-    skeleton, places = opened.skeleton, opened.places
-    part = skeleton.model.get_submodule(places.layer(places.last))
-    shapes = [tuple(parameter.shape) for parameter in part.parameters()]
-    plain = max((max(shape) for shape in shapes if len(shape) == 2), default=0)
-    fused = max((max(shape[1:]) for shape in shapes if len(shape) == 3), default=0)
-    config = skeleton.model.config.get_text_config()
-    heads = int(getattr(config, "num_attention_heads", 1) or 1)
-    wide = _hidden_bytes(opened) * 2 + 4 * (4 * plain + 4 * opened.described.top_k * fused)
-    return wide, 3 * 4 * heads
+    plain = max((max(shape) for shape in _shapes(opened) if len(shape) == 2), default=0)
+    heads = int(getattr(opened.text_config, "num_attention_heads", 1) or 1)
+    wide = _hidden_bytes(opened) * 2 + 4 * 4 * plain + _expert_bytes(opened)
+    return wide, 6 * 4 * heads
 
 
-def _hidden_bytes(opened: _Opened) -> int:
+def _expert_bytes(opened: OpenedModel) -> int:
+    """Of a token in its k experts: some copies in the widest of their matrices, in float32."""
+    fused = max((max(shape[1:]) for shape in _shapes(opened) if len(shape) == 3), default=0)
+    return 4 * 4 * opened.described.top_k * fused
+
+
+def _shapes(opened: OpenedModel) -> list[tuple[int, ...]]:
+    part = opened.skeleton.model.get_submodule(opened.places.layer(opened.places.last))
+    return [tuple(parameter.shape) for parameter in part.parameters()]
+
+
+def _hidden_bytes(opened: OpenedModel) -> int:
     """Of one token between two layers."""
-    config = opened.skeleton.model.config.get_text_config()
-    return int(config.hidden_size) * 4
+    return int(opened.text_config.hidden_size) * 4
 
 
 def _peak(device: torch.device) -> int:

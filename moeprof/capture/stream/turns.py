@@ -29,15 +29,22 @@ class LayerTurns:
         for index, layer in enumerate(layers):
             layer.forward = partial(self._forward, index, layer.forward)
 
-    def run(self, turn: int, ids: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
+    def run(
+        self,
+        turn: int,
+        ids: torch.Tensor,
+        hidden: torch.Tensor | None = None,
+        cache: Any | None = None,
+    ) -> torch.Tensor:
         """[rows, columns, ...] hidden states behind layer `turn` of sequences without padding.
 
-        `ids` are [rows, columns]; `hidden` is what goes in, None for layer 0.
+        `ids` are [rows, columns]; `hidden` is what goes in, None for the embeddings. `cache` is the
+        layer's own (see `layer_cache`) where the columns before have run already.
         """
         self._turn, self._hidden, self._output = turn, hidden, None
         weights = next(self._text.parameters()).dtype
         with wide_products(weights, ids.device):
-            self._text(input_ids=ids, use_cache=False)
+            self._text(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
         output, self._hidden, self._output = self._output, None, None
         if output is None:
             raise InputError(f"the model never calls its layer {turn}: it cannot be streamed")

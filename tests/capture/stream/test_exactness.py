@@ -12,11 +12,13 @@ import pytest
 
 import moeprof
 from moeprof.capture import Prompt, read_prompts, record
+from moeprof.capture.stream.chunks import Chunks
 from moeprof.trace import Trace, open_trace, validate_trace
 
 from .models import STREAMED, load, make, save, text_of
 
-LENGTHS = (5, 12, 1, 9)  # no two alike: then a forward of ours has the shape of the model's own
+LENGTHS = (5, 45, 1, 17)  # no two alike: then a forward of ours has the shape of the model's own
+CUT = 7  # tokens at a time: longer than windows and blocks, and divides no length
 NO_STOP = {"eos_token_id": None, "pad_token_id": 0, "do_sample": False, "max_new_tokens": 5}
 
 
@@ -59,23 +61,49 @@ def assert_same_rows(one: Trace, other: Trace, *, routing: bool = True) -> None:
 
 @pytest.mark.parametrize("family", STREAMED)
 def test_the_trace_is_the_one_that_hooks_give(
-    saved: Callable[[str], Path], family: str, tmp_path: Path, torch: Any
+    saved: Callable[[str], Path],
+    family: str,
+    tmp_path: Path,
+    torch: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Bit for bit, and where texts are cut into pieces but for near ties."""
     ids, folder = sequences(*LENGTHS), saved(family)
     model, extras = load(folder), {"weights": True, "margins": True}
     with record(model, tmp_path / "hooks", **extras) as done, torch.no_grad():
         for row in ids:
             model(input_ids=row, use_cache=False)
     assert done.error is None
-    result = moeprof.stream(
-        folder, prompts_of(ids), tmp_path / "t", device="cpu", dtype="float32", **extras
-    )
-    streamed = open_trace(tmp_path / "t")
-    assert_same_rows(streamed, open_trace(tmp_path / "hooks"))
+    asked = {**extras, "device": "cpu", "dtype": "float32"}
+    result = moeprof.stream(folder, prompts_of(ids), tmp_path / "t", **asked)
+    streamed, hooks = open_trace(tmp_path / "t"), open_trace(tmp_path / "hooks")
+    assert_same_rows(streamed, hooks)
     assert validate_trace(tmp_path / "t").problems == []
     assert result.tokens == sum(LENGTHS) == result.prefill_tokens
     assert result.bytes_read > 0 and result.peak_memory_bytes > 0
     assert not (tmp_path / "t.stream").exists()
+    cut_all_texts(monkeypatch)
+    moeprof.stream(folder, prompts_of(ids), tmp_path / "cut", **asked)
+    assert_near_ties_alone_differ(open_trace(tmp_path / "cut"), hooks)
+
+
+def cut_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on they run CUT tokens at a time."""
+
+    def plan(needs: Any, longest: int, opened: Any, expert_bytes: int) -> Chunks:
+        full = replace(needs, budget_bytes=needs.fixed_bytes)
+        return Chunks(full, longest, 0, dict.fromkeys(range(opened.places.last + 1), CUT))
+
+    monkeypatch.setattr("moeprof.capture.stream.run.plan_chunks", plan)
+
+
+def assert_near_ties_alone_differ(one: Trace, hooks: Trace) -> None:
+    """Sums are taken in another order."""
+    assert_same_rows(one, hooks, routing=False)
+    for layer in hooks.layers:
+        same = (np.sort(one.experts(layer)) == np.sort(hooks.experts(layer))).all(axis=1)
+        assert (np.asarray(hooks.margins(layer))[~same] < 1e-4).all()
+        assert same.mean() > 0.9
 
 
 @pytest.mark.parametrize("family", ["m3", "deepseek_v3"])
@@ -91,12 +119,8 @@ def test_given_completions_are_what_generate_routes(
             wanted.append(Prompt(text_of(row[0]), completion=text_of(out[0, row.shape[1] :])))
     assert done.error is None
     moeprof.stream(folder, wanted, tmp_path / "t", device="cpu", dtype="float32")
-    streamed, hooks = open_trace(tmp_path / "t"), open_trace(tmp_path / "hooks")
-    assert_same_rows(streamed, hooks, routing=False)
-    for layer in hooks.layers:
-        same = (np.sort(streamed.experts(layer)) == np.sort(hooks.experts(layer))).all(axis=1)
-        assert (np.asarray(hooks.margins(layer))[~same] < 1e-4).all()  # near ties alone may differ
-        assert same.mean() > 0.9
+    streamed = open_trace(tmp_path / "t")
+    assert_near_ties_alone_differ(streamed, open_trace(tmp_path / "hooks"))
     assert [r.output_tokens for r in streamed.requests] == [5] * len(ids)
 
 

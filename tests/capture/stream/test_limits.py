@@ -56,6 +56,45 @@ def test_the_peak_stays_under_a_budget_that_the_model_exceeds(torch: Any, tmp_pa
     assert result.layers == 12 and result.bytes_read > stored * 0.9
 
 
+def test_a_long_text_is_cut_to_stay_under_a_budget(torch: Any, tmp_path: Path) -> None:
+    """M3's sparse attention, whose masks alone would take more than twice the room."""
+    model = make("m3")
+    model.config.max_position_embeddings = 4096
+    checkpoint, prompts = save(model, tmp_path / "model"), texts(1600, 40)
+    said: list[str] = []
+    asked: dict[str, Any] = {"device": "cpu", "threads": 1, "margins": True}
+    room = 64 * MIB
+    budget = resident_bytes() + room
+    cut = moeprof.stream(
+        checkpoint, prompts, tmp_path / "t", memory_bytes=budget, progress=said.append, **asked
+    )
+    assert "1,600 tokens go through a layer" in said[0]
+    assert 0 < cut.peak_memory_bytes <= budget
+    before = resident_bytes()
+    whole = moeprof.stream(checkpoint, prompts, tmp_path / "whole", **asked)
+    assert whole.peak_memory_bytes - before > 2 * room
+    one, other = open_trace(tmp_path / "t"), open_trace(tmp_path / "whole")
+    for layer in other.layers:
+        same = (np.sort(one.experts(layer)) == np.sort(other.experts(layer))).all(axis=1)
+        assert same.mean() > 0.999
+        assert (np.asarray(other.margins(layer))[~same] < 1e-4).all()
+
+
+@pytest.mark.parametrize("family", ["m3", "gpt_oss"])
+def test_the_estimate_for_whole_texts_is_above_the_count(
+    family: str, torch: Any, tmp_path: Path
+) -> None:
+    """Sparse attention's masks, and scores with sinks."""
+    from moeprof.capture.stream.activations import Activations
+    from moeprof.capture.stream.opening import open_model
+    from moeprof.capture.stream.run import _activations, _expert_bytes
+
+    opened = open_model(save(make(family), tmp_path / "model"), "cpu", "float32")
+    token_bytes, pair_bytes = _activations(opened)
+    counted = Activations(opened, _expert_bytes(opened)).nbytes(3, 512, 512)
+    assert 512 * (token_bytes + 512 * pair_bytes) >= counted > 512 * 512 * 4 * 4
+
+
 @pytest.mark.parametrize("family", ["m3", "deepseek_v3"])
 def test_in_bfloat16_near_ties_alone_may_differ(family: str, torch: Any, tmp_path: Path) -> None:
     """Texts that run together are summed in another order."""
