@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moeprof.analysis import analyze_affinity
 from moeprof.cli.main import main
 from moeprof.errors import InputError
 from moeprof.placement import Placement, Topology, measure_traffic
-from moeprof.placement.coactivation_graph import coactivation_graph, count_together
+from moeprof.placement.coactivation_graph import coactivation_graph
 from moeprof.placement.matrix import node_traffic
 from moeprof.placement.study import study_placement
 from moeprof.report.placement_figures import PLACEMENT_FIGURES
@@ -24,28 +25,17 @@ def trace() -> Trace:
     return open_trace(SHIPPED)
 
 
-def test_pairs_are_counted_as_plain_loops_count_them() -> None:
-    experts = np.array([[0, 1], [1, 2], [1, 0], [3, 1]], np.uint8)
-    slow = np.zeros((4, 4), int)
-    for row in experts.tolist():
-        for a in row:
-            for b in row:
-                slow[a, b] += 1
-    np.testing.assert_array_equal(count_together(experts, 4), slow)
-
-
-def test_edges_are_the_strongest_lifts_and_communities_cover_them(trace: Trace) -> None:
-    graph = coactivation_graph(trace, trace.layers[2])
-    together = count_together(trace.experts(trace.layers[2]), 64)
-    used = np.diag(together)
-    for a, b, lift in graph.edges[:20]:
-        assert lift == pytest.approx(together[a, b] * trace.tokens / (used[a] * used[b]))
-    lifts = [lift for _, _, lift in graph.edges]
-    assert lifts == sorted(lifts, reverse=True)
-    assert min(lifts) > 1
-    assert min(graph.community) == 0
+def test_edges_are_what_affinity_finds(trace: Trace) -> None:
+    layer = trace.layers[2]
+    graph = coactivation_graph(trace, layer)
+    (found,) = (one for one in analyze_affinity(trace).per_layer if one.layer == layer)
+    assert (graph.community, graph.modularity) == (found.community, found.modularity)
+    lifts = {(a, b): lift for a, b, lift in graph.edges}
+    for pair in found.strongest:
+        assert lifts[pair.experts] == pytest.approx(pair.lift)
+    assert min(lifts.values()) > 1
     assert graph.modularity > 0.3
-    assert graph == coactivation_graph(trace, trace.layers[2])
+    assert graph == coactivation_graph(trace, layer)
 
 
 def test_the_matrix_sums_to_what_measure_traffic_says(trace: Trace) -> None:

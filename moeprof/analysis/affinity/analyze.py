@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.analysis.affinity.counting import Ids, sampled_ids
-from moeprof.analysis.affinity.null import choice_odds, pair_chances
 from moeprof.analysis.affinity.pairs import (
     Blocks,
     compare_to_chance,
@@ -32,7 +31,7 @@ from moeprof.errors import InputError
 from moeprof.trace import Phase, Trace
 
 SHOWN = 10  # strongest pairs of all layers
-JUDGED = 16  # layers at most whose communities stand beside chance: Louvain takes its time
+JUDGED = 16  # layers at most whose communities stand beside chance: that takes its time
 
 
 def analyze_affinity(trace: Trace, *, phase: Phase | None = None, seed: int = 0) -> AffinityResult:
@@ -80,23 +79,19 @@ def analyze_affinity(trace: Trace, *, phase: Phase | None = None, seed: int = 0)
 def layer_lift(trace: Trace, layer: int, sample: TokenSample) -> NDArray[np.float32]:
     """[experts, experts] lift of each pair of a layer, 1 on the diagonal."""
     size = trace.experts_per_layer
-    *_, blocks, chance = _counted(trace, layer, sample)
+    *_, blocks = _counted(trace, layer, sample)
     lift = np.eye(size, dtype=np.float32)
-    upper = np.triu_indices(size, 1)
-    lift[upper] = compare_to_chance(blocks, chance, trace.top_k).lift
+    lift[np.triu_indices(size, 1)] = compare_to_chance(blocks, trace.top_k).lift
     return np.maximum(lift, lift.T)
 
 
 def _counted(
     trace: Trace, layer: int, sample: TokenSample
-) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64], Blocks, NDArray[np.float64]]:
-    """Ids, requests and blocks of the tokens that have the layer, counts by block, and chance."""
+) -> tuple[Ids, NDArray[np.int64], NDArray[np.int64], Blocks]:
+    """Ids, requests and blocks of the tokens that have the layer, and counts by block."""
     ids, there = sampled_ids(trace, layer, sample)
     ids, request, block = ids[there], sample.request[there], sample.block[there]
-    blocks = count_blocks(ids, block, sample.blocks, trace.experts_per_layer)
-    load = blocks.load.sum(axis=0).astype(np.int64)
-    chance = pair_chances(choice_odds(load[None], trace.top_k)[0], trace.top_k)
-    return ids, request, block, blocks, chance
+    return ids, request, block, count_blocks(ids, block, sample.blocks, trace.experts_per_layer)
 
 
 def _pairs(trace: Trace, layer: int, sample: TokenSample, seed: int, judged: bool) -> LayerAffinity:

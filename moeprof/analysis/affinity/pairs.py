@@ -22,7 +22,7 @@ from moeprof.analysis.affinity.communities import (
     strongest_edges,
 )
 from moeprof.analysis.affinity.counting import Ids, count_by_request, count_together
-from moeprof.analysis.affinity.null import variance_share
+from moeprof.analysis.affinity.null import choice_odds, pair_chances, variance_share
 from moeprof.analysis.affinity.result import ExpertPair, LayerAffinity
 from moeprof.analysis.uncertainty import benjamini_hochberg
 
@@ -61,11 +61,12 @@ def count_blocks(ids: Ids, block: NDArray[np.int64], blocks: int, size: int) -> 
     return Blocks(together, load, np.diff(ends).astype(np.float64))
 
 
-def compare_to_chance(blocks: Blocks, chance: NDArray[np.float64], k: int) -> Pairs:
-    """All blocks together against `chance` [experts, experts] that a token uses both."""
+def compare_to_chance(blocks: Blocks, k: int) -> Pairs:
+    """All blocks together against chance at their loads, k experts a token."""
     load, tokens = blocks.load.sum(axis=0), max(blocks.tokens.sum(), 1)
     upper = np.triu_indices(len(load), 1)
-    expected = tokens * chance[upper]
+    odds = choice_odds(load.astype(np.int64)[None], k)[0]
+    expected = tokens * pair_chances(odds, k)[upper]
     variance = expected * variance_share(load / tokens, k)[upper]
     return _against(blocks.together.sum(axis=0), expected, variance)
 
@@ -83,17 +84,16 @@ def describe_pairs(
     request: NDArray[np.int64],
     block: NDArray[np.int64],
     blocks: Blocks,
-    chance: NDArray[np.float64],
     seed: int,
     judged: bool,
 ) -> LayerAffinity:
     """Everything about the pairs of one layer; `ids` [tokens, k] of `request` and
     `block` [tokens].
 
-    Whether communities are more than chance is looked at only if `judged`.
+    What takes longest, communities beside chance and what requests explain, only if `judged`.
     """
     size, k = blocks.load.shape[1], ids.shape[1]
-    pairs = compare_to_chance(blocks, chance, k)
+    pairs = compare_to_chance(blocks, k)
     spread = dispersion(blocks, pairs)
     q = benjamini_hochberg(two_sided(pairs, spread))
     clear = q < SIGNIFICANT
@@ -107,7 +107,7 @@ def describe_pairs(
         less_often=int((clear & (pairs.z < 0)).sum()),
         pairs=len(q),
         dispersion=spread,
-        from_requests=_from_requests(ids, request, block, halves, size),
+        from_requests=_from_requests(ids, request, block, halves, size) if judged else None,
         split_half_correlation=_correlation(halves),
         top_pairs_kept=_kept(halves, size),
         modularity=groups.modularity,
