@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         compare_traces,
         router_saturation,
     )
+    from moeprof.analysis.pruning import analyze_pruning
     from moeprof.cache import judge_cache, lru_curve, replay_cache
     from moeprof.cache.prefetch import replay_prefetch
     from moeprof.capture import capture_llamacpp, capture_transformers, record
@@ -127,6 +128,7 @@ _HOMES = {
     "analyze_affinity": "analysis",
     "analyze_load": "analysis",
     "analyze_locality": "analysis",
+    "analyze_pruning": "analysis.pruning",
     "analyze_specialization": "analysis",
     "capture_llamacpp": "capture",
     "capture_status": "capture.control",
@@ -224,6 +226,7 @@ __all__ = [
     "analyze_affinity",
     "analyze_load",
     "analyze_locality",
+    "analyze_pruning",
     "analyze_specialization",
     "calibrate_laws",
     "capture_llamacpp",

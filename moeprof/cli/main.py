@@ -53,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "analyze_specialization",
         "do domains use different experts, which, and by chance",
     ),
+    "analyze pruning": ("analyze_pruning", "experts that could go, be merged or be adapted"),
     "compare": ("compare", "two recordings or two results: what differs, and how sure that is"),
     "cache": ("cache", "hits and bytes of expert caches: any policy, scope and contract"),
     "cache verdict": ("cache_verdict", "is a cache too small or its policy wrong, in words"),

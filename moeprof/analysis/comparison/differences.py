@@ -71,9 +71,16 @@ def judge_together(found: Sequence[Difference | None]) -> list[Difference]:
     known = [difference for difference in found if difference]
     p = [np.nan if difference.p is None else difference.p for difference in known]
     return [
-        replace(difference, q=_known(q), significant=bool(q <= SIGNIFICANT))
+        replace(difference, q=_known(q), significant=bool(q <= SIGNIFICANT) and _sure(difference))
         for difference, q in zip(known, benjamini_hochberg(p), strict=True)
     ]
+
+
+def _sure(difference: Difference) -> bool:
+    """True where the interval leaves out no effect: a permutation also sees that A and B differ in
+    something else."""
+    low, high = difference.low, difference.high
+    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def judge_divergence(

@@ -35,7 +35,7 @@ class Difference(Result):
     high: float | None
     p: float | None  # of an effect as large if A and B were of one kind
     q: float | None  # p among all that were tested with it
-    significant: bool  # q <= 0.05
+    significant: bool  # q <= 0.05 and the interval leaves out 0
     layer: int | None = None  # native, of A; None: mean over layers
 
 
