@@ -87,10 +87,11 @@ def tiny_mixtral(layers: int = 4) -> Any:
     return MixtralForCausalLM(MixtralConfig(**{**COMMON, "num_hidden_layers": layers}, **moe))
 
 
-def tiny_llama() -> Any:
+def tiny_llama(layers: int = 4) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(**COMMON, intermediate_size=32))
+    sizes = {**COMMON, "num_hidden_layers": layers, "intermediate_size": 32}
+    return LlamaForCausalLM(LlamaConfig(**sizes))
 
 
 FAMILIES: dict[str, Callable[..., Any]] = {

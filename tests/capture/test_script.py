@@ -326,8 +326,8 @@ def watched() -> list[Any]:
     return [vars(owner).get(name) for owner, name in places]
 
 
-def fresh(family: str) -> Any:
-    return FAMILIES[family]().eval()
+def fresh(family: str, **layers: int) -> Any:
+    return FAMILIES[family](**layers).eval()
 
 
 def tokens_of(models: ScriptModels) -> list[int]:
@@ -358,7 +358,7 @@ def test_models_are_noticed_before_they_are_compiled(
     family: str, way: str, models: ScriptModels, torch: Any
 ) -> None:
     torch.compiler.reset()
-    model, ids = fresh(family), torch.arange(5, 15)[None]
+    model, ids = fresh(family, layers=2), torch.arange(5, 15)[None]
     expected = run_compiled("not", copy.deepcopy(model), ids) if family == "llama" else None
     logits = run_compiled(way, model, ids)
     assert expected is None or torch.equal(logits, expected)
