@@ -19,6 +19,7 @@ from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
 from moeprof.projection import Traffic
+from moeprof.projection.advice import LatencyTargets
 from moeprof.projection.closed_loop import check_traffic
 from moeprof.report import ReportFile, check_targets, gather_report, write_report
 from moeprof.report.projecting import TRAFFIC
@@ -47,6 +48,12 @@ def run(
     concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 64,
     input_len: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 1024,
     output_len: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 1024,
+    tpot_ms: Annotated[
+        float | None, typer.Option(help="Advise for this time per output token. [as projected]")
+    ] = None,
+    ttft_ms: Annotated[
+        float | None, typer.Option(help="Advise for this time to the first token. [as projected]")
+    ] = None,
     png: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG.")] = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
@@ -55,6 +62,8 @@ def run(
     """Run the command."""
     traffic = Traffic(concurrency, input_len, output_len)
     check_traffic(traffic)
+    given = tpot_ms is not None or ttft_ms is not None
+    targets = LatencyTargets(tpot_ms, ttft_ms) if given else None
     check_targets(output, png, force=force)  # not only after a minute of analysis
     target = None if model is None else load_model(model)
     contents = gather_report(
@@ -63,8 +72,9 @@ def run(
         target=target,
         transfer=transfer,
         traffic=traffic,
+        targets=targets,
         detailed=True,
-        command=_command(trace, hardware, model, transfer, traffic),
+        command=_command(trace, hardware, model, transfer, traffic, targets),
     )
     written = write_report(contents, output, png_dir=png, force=force)
     return Answer(
@@ -73,13 +83,23 @@ def run(
 
 
 def _command(
-    trace: Path, hardware: str, model: str | None, transfer: str | None, traffic: Traffic
+    trace: Path,
+    hardware: str,
+    model: str | None,
+    transfer: str | None,
+    traffic: Traffic,
+    targets: LatencyTargets | None,
 ) -> str:
     """What gives the same page again, whatever it is called."""
-    target = [] if model is None else ["--model", model]
-    target += [] if transfer is None else ["--transfer", transfer]
+    words = ["moeprof", "report", str(trace), "--hardware", hardware]
+    words += [] if model is None else ["--model", model]
+    words += [] if transfer is None else ["--transfer", transfer]
     named = (("--concurrency", "concurrency"), ("--input-len", "input_len"))
     for flag, name in (*named, ("--output-len", "output_len")):
         if getattr(traffic, name) != getattr(TRAFFIC, name):
-            target += [flag, str(getattr(traffic, name))]
-    return shlex.join(["moeprof", "report", str(trace), "--hardware", hardware, *target])
+            words += [flag, str(getattr(traffic, name))]
+    wanted = (("--tpot-ms", "tpot_ms"), ("--ttft-ms", "ttft_ms"))
+    for flag, name in wanted if targets else ():
+        if (limit := getattr(targets, name)) is not None:
+            words += [flag, f"{limit:g}"]
+    return shlex.join(words)

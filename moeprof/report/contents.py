@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeprof import __version__
 from moeprof.analysis import (
+    AffinityResult,
     LoadResult,
     SamplingError,
     SpecializationResult,
+    analyze_affinity,
     analyze_specialization,
     sampling_error,
 )
@@ -22,12 +25,13 @@ from moeprof.analysis.chance import even_router_imbalance
 from moeprof.analysis.counting import ExpertCounts, count_experts
 from moeprof.analysis.load import WINDOWS, load_result
 from moeprof.cache import CacheReplays, LruCurve, Scope, lru_curve
-from moeprof.errors import InputError
+from moeprof.errors import InputError, MoeprofError
 from moeprof.hardware import Cluster, load_hardware
 from moeprof.model import MoEModel, load_model, precision_names
 from moeprof.offload import OffloadPlan
 from moeprof.offload.transfer import METHODS as HIT_METHODS
 from moeprof.projection import DeploymentProjection, Traffic, project_deployment
+from moeprof.projection.advice import Advice, LatencyTargets, advise_deployment
 from moeprof.report.offloading import plans_by_memory
 from moeprof.report.placing import PlacementComparison, compared_placements
 from moeprof.report.policies import replayed_policies
@@ -38,6 +42,7 @@ from moeprof.trace.schema import StoredFile
 
 PRECISIONS = ("bf16", "mxfp8", "nvfp4")
 
+Answer = TypeVar("Answer")
 ALL_TOKENS = "all tokens"
 VIEW_CELLS = 100_000  # of all heatmap views together: 0.5 MB of the page
 
@@ -62,12 +67,14 @@ class ReportContents(Result):
     global_curve: LruCurve | None
     policies: Mapping[Scope, CacheReplays]  # several policies by scope, over the later half
     expert_bytes: Mapping[str, int]  # one expert of the recorded model, by format
+    affinity: AffinityResult | None
     specialization: SpecializationResult | None
     sampling: SamplingError | None  # where requests were sampled, and the error can be known
     deployments: list[DeploymentProjection]
     offload: list[OffloadPlan]  # by GPU memory, where a host is named
     placement: PlacementComparison | None  # on the GPUs of `cluster`, two or more
     projection: ProjectionStudy | None  # speed and cost of `target`
+    advice: Advice | None  # the cheapest deployments of `target` on `cluster`
     missing: Mapping[str, str]
     files: list[StoredFile] = field(default_factory=list)
     recorded_by: str = ""  # version of moeprof that wrote the trace
@@ -88,6 +95,7 @@ def gather_report(
     target: MoEModel | str | Path | None = None,
     transfer: str | None = None,
     traffic: Traffic = TRAFFIC,
+    targets: LatencyTargets | None = None,
     detailed: bool = False,
     command: str = "",
 ) -> ReportContents:
@@ -95,7 +103,7 @@ def gather_report(
 
     `target` is the model that memory and speed are projected for, the recorded one if None, under
     `traffic`; with `detailed` also what takes seconds: requests that come by themselves, and models
-    compared at the same speed for users. Where
+    compared at the same speed for users. Advice is for `targets`; None: as fast as projected. Where
     `hardware` names a host, speed with experts in its memory is projected too. If the target is not
     what was recorded, the recording tells of its speed only by a `transfer` method. Raises
     InputError for unknown hardware; what the trace cannot answer becomes a sentence in `missing`.
@@ -108,6 +116,17 @@ def gather_report(
     views, views_left_out = _views(counts) if counts else ({}, 0)
     layer_curve, global_curve = _curves(trace, missing)
     placement = compared_placements(trace, cluster, "fp8", missing) if counts else None
+    projection = study_projection(
+        trace,
+        model,
+        cluster,
+        _precisions(model),
+        traffic,
+        transfer=transfer,
+        placement=placement,
+        detailed=detailed,
+        missing=missing,
+    )
     return ReportContents(
         info=describe_trace(trace),
         recorded=trace.model,
@@ -123,7 +142,10 @@ def gather_report(
         global_curve=global_curve,
         policies=replayed_policies(trace, _replayed(trace), missing) if layer_curve else {},
         expert_bytes=_expert_bytes(trace.model, missing),
-        specialization=_specialization(trace, missing) if counts else None,
+        affinity=_analysed("affinity", analyze_affinity, trace, missing) if counts else None,
+        specialization=_analysed("specialization", analyze_specialization, trace, missing)
+        if counts
+        else None,
         sampling=_sampling(trace, missing) if counts else None,
         deployments=_deployments(model, cluster, missing),
         offload=plans_by_memory(
@@ -135,17 +157,8 @@ def gather_report(
             missing=missing,
         ),
         placement=placement,
-        projection=study_projection(
-            trace,
-            model,
-            cluster,
-            _precisions(model),
-            traffic,
-            transfer=transfer,
-            placement=placement,
-            detailed=detailed,
-            missing=missing,
-        ),
+        projection=projection,
+        advice=_advice(projection, model, cluster, traffic, targets, missing),
         missing=missing,
         files=list(trace.manifest.files),
         recorded_by=trace.manifest.moeprof,
@@ -232,14 +245,17 @@ def _expert_bytes(model: MoEModel, missing: dict[str, str]) -> dict[str, int]:
         return {}
 
 
-def _specialization(trace: Trace, missing: dict[str, str]) -> SpecializationResult | None:
+def _analysed(
+    name: str, analyze: Callable[[Trace], Answer], trace: Trace, missing: dict[str, str]
+) -> Answer | None:
+    """What `analyze` finds; None where the trace cannot answer, which `missing` then says."""
     if trace.counts_only:
-        missing["specialization"] = "the recording holds counts only, without requests"
+        missing[name] = "the recording holds counts only, without tokens and requests"
         return None
     try:
-        return analyze_specialization(trace)
+        return analyze(trace)
     except InputError as error:
-        missing["specialization"] = str(error)
+        missing[name] = str(error)
         return None
 
 
@@ -275,3 +291,25 @@ def _deployments(
     except InputError as error:
         missing["memory"] = str(error)
         return []
+
+
+def _advice(
+    study: ProjectionStudy | None,
+    model: MoEModel,
+    cluster: Cluster,
+    traffic: Traffic,
+    targets: LatencyTargets | None,
+    missing: dict[str, str],
+) -> Advice | None:
+    """The cheapest deployments that meet `targets`, or keep users waiting no longer than the one
+    that is projected."""
+    if study is None:
+        return None
+    chosen = study.chosen
+    if targets is None and chosen.tpot_ms and chosen.ttft_ms:
+        targets = LatencyTargets(chosen.tpot_ms.value, chosen.ttft_ms.value)
+    try:
+        return advise_deployment(model, [cluster], targets or LatencyTargets(), traffic)
+    except MoeprofError as error:
+        missing["advice"] = str(error)
+        return None

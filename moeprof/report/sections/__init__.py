@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from moeprof.report.blocks import Section
 from moeprof.report.contents import ReportContents
+from moeprof.report.sections.advice import advice_section
+from moeprof.report.sections.affinity import affinity_section
 from moeprof.report.sections.definitions import definitions_section
-from moeprof.report.sections.domains import domains_section
 from moeprof.report.sections.imbalance import imbalance_section
 from moeprof.report.sections.load import load_section
 from moeprof.report.sections.memory import memory_section
@@ -19,20 +20,23 @@ from moeprof.report.sections.offload import offload_section
 from moeprof.report.sections.origin import origin_section
 from moeprof.report.sections.placement import placement_section
 from moeprof.report.sections.policies import policies_section
+from moeprof.report.sections.specialization import specialization_section
 from moeprof.report.sections.speed import speed_section
 from moeprof.report.sections.trade_offs import trade_offs_section
 
 SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     load_section,
     imbalance_section,
+    affinity_section,
+    specialization_section,
     miss_ratio_section,
     policies_section,
-    domains_section,
+    offload_section,
+    placement_section,
     memory_section,
     speed_section,
     trade_offs_section,
-    offload_section,
-    placement_section,
+    advice_section,
     definitions_section,
     origin_section,
 )
