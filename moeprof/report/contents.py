@@ -15,9 +15,11 @@ from moeprof import __version__
 from moeprof.analysis import (
     AffinityResult,
     LoadResult,
+    LocalityResult,
     SamplingError,
     SpecializationResult,
     analyze_affinity,
+    analyze_locality,
     analyze_specialization,
     sampling_error,
 )
@@ -67,6 +69,7 @@ class ReportContents(Result):
     global_curve: LruCurve | None
     policies: Mapping[Scope, CacheReplays]  # several policies by scope, over the later half
     expert_bytes: Mapping[str, int]  # one expert of the recorded model, by format
+    locality: LocalityResult | None
     affinity: AffinityResult | None
     specialization: SpecializationResult | None
     sampling: SamplingError | None  # where requests were sampled, and the error can be known
@@ -142,6 +145,7 @@ def gather_report(
         global_curve=global_curve,
         policies=replayed_policies(trace, _replayed(trace), missing) if layer_curve else {},
         expert_bytes=_expert_bytes(trace.model, missing),
+        locality=_analysed("locality", analyze_locality, trace, missing) if counts else None,
         affinity=_analysed("affinity", analyze_affinity, trace, missing) if counts else None,
         specialization=_analysed("specialization", analyze_specialization, trace, missing)
         if counts

@@ -14,6 +14,7 @@ from moeprof.report.sections.affinity import affinity_section
 from moeprof.report.sections.definitions import definitions_section
 from moeprof.report.sections.imbalance import imbalance_section
 from moeprof.report.sections.load import load_section
+from moeprof.report.sections.locality import locality_section
 from moeprof.report.sections.memory import memory_section
 from moeprof.report.sections.miss_ratio import miss_ratio_section
 from moeprof.report.sections.offload import offload_section
@@ -27,6 +28,7 @@ from moeprof.report.sections.trade_offs import trade_offs_section
 SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     load_section,
     imbalance_section,
+    locality_section,
     affinity_section,
     specialization_section,
     miss_ratio_section,

@@ -21,7 +21,7 @@ def advice_section(contents: ReportContents) -> Section | None:
         lead = [f"{_asked(advice)} None does. Nearest: {advice.reason}."]
         return Section("advice", title, lead, [_options(advice, [nearest])] if nearest else [])
     first = advice.options[0]
-    lead = [_asked(advice), f"{_answer(first)} It holds because {advice.reason}."]
+    lead = [_asked(advice), f"{_answer(first)} Why: {advice.reason}."]
     blocks: list[Block] = [
         Command(f"Start the first with {first.engine}", first.command, _note(first)),
         _options(advice, advice.options),
