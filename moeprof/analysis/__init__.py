@@ -5,7 +5,13 @@ from moeprof.analysis.counting import expert_load
 from moeprof.analysis.load import LayerLoad, LoadResult, analyze_load
 from moeprof.analysis.locality import LocalityResult, analyze_locality
 from moeprof.analysis.sampling import LayerSamplingError, SamplingError, sampling_error
-from moeprof.analysis.specialization import SpecializationResult, analyze_specialization
+from moeprof.analysis.specialization import (
+    RoutingFactors,
+    SpecializationResult,
+    analyze_routing_factors,
+    analyze_specialization,
+    find_shared_prefixes,
+)
 
 __all__ = [
     "AffinityResult",
@@ -13,12 +19,15 @@ __all__ = [
     "LayerSamplingError",
     "LoadResult",
     "LocalityResult",
+    "RoutingFactors",
     "SamplingError",
     "SpecializationResult",
     "analyze_affinity",
     "analyze_load",
     "analyze_locality",
+    "analyze_routing_factors",
     "analyze_specialization",
     "expert_load",
+    "find_shared_prefixes",
     "sampling_error",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,15 @@ def test_text_says_the_answer_first_and_what_to_try_next(
     assert max(map(len, lines)) <= 100
     assert lines[-1].startswith("Next: moeprof place mix")
     assert any("as often in" in line for line in lines)
+
+
+def test_without_labels_it_says_what_still_can_be_asked(
+    capsys: pytest.CaptureFixture[str], saved: Callable[..., Path]
+) -> None:
+    folder = saved(labels=("only",))
+    assert main(["analyze", "specialization", str(folder)]) == 2
+    assert "--no-domains" in capsys.readouterr().err
+    assert main(["analyze", "specialization", str(folder), "--no-domains"]) == 0
+    text = capsys.readouterr().out
+    assert "Vocabulary: not told, token ids were not recorded" in text
+    assert text.splitlines()[-1].startswith("Next: moeprof")

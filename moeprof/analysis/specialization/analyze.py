@@ -14,12 +14,16 @@ from functools import partial
 import numpy as np
 
 from moeprof.analysis.specialization.domains import LayerDomains, walk_domains
+from moeprof.analysis.specialization.factors import (
+    Prefixes,
+    RoutingFactors,
+    analyze_routing_factors,
+)
 from moeprof.analysis.specialization.grouping import Domains, labelled_requests
-from moeprof.analysis.specialization.prefixes import SharedPrefixes, find_shared_prefixes
+from moeprof.analysis.specialization.prefixes import find_shared_prefixes
 from moeprof.analysis.specialization.results import (
     Divergence,
     LayerSpecialization,
-    Prefixes,
     SpecializationResult,
 )
 from moeprof.analysis.specialization.specialists import find_specialists
@@ -64,7 +68,8 @@ def analyze_specialization(
     if shared.repeated_tokens:
         other = "all" if prefixes == "once" else "once"
         by_prefixes[other] = _divergence(walk(left_out=left_out[other], resamples=1))
-    return _result(trace, domains, walked, prefixes, shared, by_prefixes, seed)
+    factors = analyze_routing_factors(trace, prefixes=prefixes, shared=shared, seed=seed)
+    return _result(trace, domains, walked, by_prefixes, factors, seed)
 
 
 def _divergence(walked: list[LayerDomains]) -> Divergence:
@@ -77,12 +82,11 @@ def _result(
     trace: Trace,
     domains: Domains,
     walked: list[LayerDomains],
-    prefixes: Prefixes,
-    shared: SharedPrefixes,
     by_prefixes: dict[str, Divergence],
+    factors: RoutingFactors,
     seed: int,
 ) -> SpecializationResult:
-    whole = by_prefixes[prefixes]
+    whole = by_prefixes[factors.prefixes]
     null = np.mean([layer.null for layer in walked], axis=0)
     resampled = np.mean([layer.resampled for layer in walked], axis=0)
     uses, t_null = [layer.use for layer in walked], [layer.t_null for layer in walked]
@@ -103,9 +107,8 @@ def _result(
         specialists=found,
         specialists_found=count,
         tests=tests,
-        prefixes=prefixes,
-        shared_prefixes=shared,
         by_prefixes=by_prefixes,
+        factors=factors,
         shuffles=len(null),
         seed=seed,
     )

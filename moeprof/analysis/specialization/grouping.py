@@ -31,7 +31,10 @@ def labelled_requests(trace: Trace) -> Domains:
     labelled = [request for request in trace.requests if request.label is not None]
     names = sorted({str(request.label) for request in labelled})
     if len(names) < 2:
-        raise InputError(f"{trace}: needs requests of at least two labels, has {len(names)}")
+        raise InputError(
+            f"{trace}: needs requests of at least two labels, has {len(names)}; "
+            "moeprof analyze specialization --no-domains answers what needs none"
+        )
     if not trace.layers:
         raise InputError(f"{trace}: no MoE layer was recorded")
     place = {name: number for number, name in enumerate(names)}

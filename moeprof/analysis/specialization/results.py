@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from moeprof.analysis.specialization.prefixes import SharedPrefixes
+from moeprof.analysis.specialization.factors import RoutingFactors
 from moeprof.analysis.specialization.specialists import Specialist
 from moeprof.analysis.uncertainty import Interval
 from moeprof.result import Result
-
-Prefixes = Literal["once", "all"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,7 @@ class SpecializationResult(Result):
     specialists: list[Specialist]  # the first 20, those that matter most to the divergence first
     specialists_found: int
     tests: int  # (expert, domain, layer) places that were tested
-    prefixes: Prefixes  # how often tokens of a beginning that requests share were counted
-    shared_prefixes: SharedPrefixes
     by_prefixes: dict[str, Divergence]  # "once" and "all": what shared beginnings do to it
+    factors: RoutingFactors  # what else routing depends on; shared beginnings
     shuffles: int
     seed: int

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from moeprof.analysis.specialization import Specialist, SpecializationResult
 from moeprof.report.text.layout import clipped, table, wrapped
+from moeprof.report.text.routing_factors import factors_text, prefix_words
 from moeprof.report.wording import counted, listed, percent, times
 
 LAYERS, SPECIALISTS, DOMAINS = 8, 8, 8  # rows that are shown
 _SIGNIFICANT = 0.05
+_OFTEN = {"once": "once", "all": "every time"}
 _FEW = 5  # requests of a domain, below which their spread is not known
 
 
-def specialization_text(result: SpecializationResult, path: str = "T") -> str:
+def specialization_text(result: SpecializationResult, path: str) -> str:
     """The answer, the layers and specialists that carry it, distances, and what to try next."""
     parts = [wrapped(_answer(result)), _layer_table(result)]
     if result.specialists:
         parts += [wrapped(_specialist_words(result)), _specialist_table(result)]
     if 2 < len(result.domains) <= DOMAINS:
         parts.append("Bits apart beyond chance, mean over layers:\n" + _distances(result))
-    parts += [wrapped(_prefix_words(result)), wrapped(_note(result))]
+    parts += [factors_text(result.factors), wrapped(_prefix_words(result)), wrapped(_note(result))]
     parts.append(f"Next: moeprof place mix {path}")
     return "\n\n".join(parts)
 
@@ -37,8 +39,8 @@ def _answer(result: SpecializationResult) -> str:
     )
     return (
         f"{counted(len(result.domains), 'domain')} {verb}: {result.specialization:.3f} bit apart "
-        f"(95 % {_bits(result.interval.low)} to {result.interval.high:.3f}) where chance gives "
-        f"{result.null:.3f} (p = {result.p_value:.3f}), over "
+        f"where chance gives {result.null:.3f} (p = {result.p_value:.3f}), {result.excess:.3f} "
+        f"beyond it (95 % {_bits(result.interval.low)} to {_bits(result.interval.high)}). "
         f"{counted(result.requests, 'request')}.{last}"
     )
 
@@ -54,14 +56,14 @@ def _layer_table(result: SpecializationResult) -> str:
         [
             layer.layer,
             f"{layer.specialization:.4f}",
-            f"{_bits(layer.interval.low, 4)} to {layer.interval.high:.4f}",
             f"{layer.null:.4f}",
             f"{layer.excess:.4f}",
+            f"{_bits(layer.interval.low, 4)} to {_bits(layer.interval.high, 4)}",
             f"{layer.q_value:.3f}",
         ]
         for layer in strongest
     ]
-    return table(["layer", "bits apart", "95 %", "by chance", "beyond", "q"], rows, left=0)
+    return table(["layer", "bits apart", "by chance", "beyond", "95 %", "q"], rows, left=0)
 
 
 def _specialist_words(result: SpecializationResult) -> str:
@@ -106,16 +108,14 @@ def _distances(result: SpecializationResult) -> str:
 
 
 def _prefix_words(result: SpecializationResult) -> str:
-    shared = result.shared_prefixes
-    if not shared.requests:
-        return f"No requests share a beginning of 8 tokens or more, told by {shared.seen_by}."
+    words = prefix_words(result.factors.shared_prefixes)
+    if not result.factors.shared_prefixes.requests:
+        return words
     once, every = result.by_prefixes["once"], result.by_prefixes["all"]
     return (
-        f"Shared beginnings, as templates: {counted(shared.requests, 'request')} "
-        f"({percent(shared.request_share)}) begin as another does, with "
-        f"{percent(shared.token_share)} of all tokens, told by {shared.seen_by}. Counted once for "
-        f"each domain: {once.specialization:.3f} bit (chance {once.null:.3f}); every time: "
-        f"{every.specialization:.3f} (chance {every.null:.3f}). Shown here is {result.prefixes}."
+        f"{words} Counted once for each domain, the domains are {once.specialization:.3f} bit "
+        f"apart (chance {once.null:.3f}); every time, {every.specialization:.3f} (chance "
+        f"{every.null:.3f}). Everything above counts them {_OFTEN[result.factors.prefixes]}."
     )
 
 
