@@ -41,6 +41,9 @@ def run(
     same_tokens: Annotated[
         bool, typer.Option("--same-tokens", help="Both are of the same tokens, ids or not.")
     ] = False,
+    align: Annotated[
+        bool, typer.Option("--align", help="Match experts: ids are not comparable.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of resamples and permutations.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -48,14 +51,14 @@ def run(
     """Run the command."""
     if len(inputs) < 2:
         raise InputError(f"compare takes two at least, moeprof compare {inputs[0]} B")
-    result, text = _compared(inputs, same_tokens, seed, quiet)
+    result, text = _compared(inputs, same_tokens, align, seed, quiet)
     failed = check_conditions(fail_on, measures_of(result)) if fail_on is not None else []
     code = CheckFailedError.exit_code if failed else 0
     return Answer(replace(result, failed=failed), text, json, inputs=inputs, exit_code=code)
 
 
 def _compared(
-    inputs: list[Path], same_tokens: bool, seed: int, quiet: bool
+    inputs: list[Path], same_tokens: bool, align: bool, seed: int, quiet: bool
 ) -> tuple[Any, Callable[[Any], str]]:
     """The comparison, and what puts it in words."""
     documents = [read_document(path) for path in inputs]
@@ -68,4 +71,5 @@ def _compared(
     with Progress(quiet=quiet).stage("comparing"):
         if len(traces) > 2:
             return router_saturation(traces, same_tokens=same_tokens, seed=seed), saturation_text
-        return compare_traces(*traces, same_tokens=same_tokens, seed=seed), comparison_text
+        result = compare_traces(*traces, same_tokens=same_tokens, align=align, seed=seed)
+        return result, comparison_text

@@ -9,10 +9,11 @@ from moeprof.analysis.comparison.documents import (
     read_document,
 )
 from moeprof.analysis.comparison.measures import measures_of
-from moeprof.analysis.comparison.results import Agreement, Difference, TraceComparison
+from moeprof.analysis.comparison.results import Agreement, Alignment, Difference, TraceComparison
 
 __all__ = [
     "Agreement",
+    "Alignment",
     "Difference",
     "DocumentComparison",
     "SaturationResult",

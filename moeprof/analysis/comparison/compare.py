@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.analysis.comparison.agreement import judge_agreement, match_layer, shuffle_tokens
+from moeprof.analysis.comparison.alignment import align_experts
 from moeprof.analysis.comparison.differences import (
     judge_divergence,
     judge_together,
@@ -24,6 +25,7 @@ from moeprof.analysis.comparison.differences import (
 from moeprof.analysis.comparison.draws import Draws, draw, label_codes
 from moeprof.analysis.comparison.layers import LayerDraws, draw_alone, draw_layer, match_layers
 from moeprof.analysis.comparison.pairing import (
+    CommonTokens,
     Requests,
     are_same,
     find_common_tokens,
@@ -32,6 +34,7 @@ from moeprof.analysis.comparison.pairing import (
 from moeprof.analysis.comparison.request_sums import find_decode, sum_layer
 from moeprof.analysis.comparison.results import (
     Agreement,
+    Alignment,
     Difference,
     Divergence,
     Side,
@@ -61,13 +64,14 @@ class _Sides(NamedTuple):
 
 
 def compare_traces(
-    a: Trace, b: Trace, *, same_tokens: bool = False, seed: int = 0
+    a: Trace, b: Trace, *, same_tokens: bool = False, align: bool = False, seed: int = 0
 ) -> TraceComparison:
     """How `b` differs from `a`, with intervals over requests and permutation tests.
 
     Where both recorded the same tokens, also how far they route them alike; `same_tokens` says
-    that they did where the traces do not. Raises InputError where either holds no tokens,
-    TraceError on a damaged trace.
+    that they did where the traces do not. `align` matches experts whose ids are not comparable, of
+    two trainings say. Raises InputError where either holds no tokens or `align` has nothing to
+    match experts by, TraceError on a damaged trace.
     """
     sides = _sides(a, b, seed)
     if sides.layers:
@@ -81,6 +85,7 @@ def compare_traces(
         differences=differences,
         divergence=divergence,
         agreement=agree(a, b, same_tokens=same_tokens, seed=seed),
+        alignment=_align(sides, same_tokens, seed) if align else None,
         not_compared=_not_compared(sides, differences),
         permutations=len(sides.draws.dealt),
         resamples=len(sides.draws.a) - 1,
@@ -169,12 +174,8 @@ def agree(a: Trace, b: Trace, *, same_tokens: bool = False, seed: int = 0) -> Ag
     With `same_tokens` tokens of one request and position are taken to be the same.
     """
     layers = match_layers(a, b)
-    one, other = find_requests(a), find_requests(b)
-    if not layers or a.counts_only or b.counts_only:
-        return None
-    if not (same_tokens or are_same(one, other)):
-        return None
-    common = find_common_tokens(a, b, one, other, same_tokens=same_tokens)
+    requests = find_requests(a), find_requests(b)
+    common = _common(a, b, requests, same_tokens) if layers else None
     if common is None:
         return None
     shuffled = shuffle_tokens(len(common.request), seed)
@@ -182,7 +183,7 @@ def agree(a: Trace, b: Trace, *, same_tokens: bool = False, seed: int = 0) -> Ag
         matches = list(
             pool.map(
                 lambda pair: match_layer(
-                    a, b, pair, common, requests=len(one.indices), shuffled=shuffled
+                    a, b, pair, common, requests=len(requests[0].indices), shuffled=shuffled
                 ),
                 layers,
             )
@@ -190,6 +191,22 @@ def agree(a: Trace, b: Trace, *, same_tokens: bool = False, seed: int = 0) -> Ag
     ordered = bool(a.manifest.rank_ordered and b.manifest.rank_ordered)
     natives = [pair[0] for pair in layers]
     return judge_agreement(natives, matches, common.known_by, ordered=ordered, seed=seed)
+
+
+def _common(
+    a: Trace, b: Trace, requests: tuple[Requests, Requests], same_tokens: bool
+) -> CommonTokens | None:
+    if a.counts_only or b.counts_only or not (same_tokens or are_same(*requests)):
+        return None
+    return find_common_tokens(a, b, *requests, same_tokens=same_tokens)
+
+
+def _align(sides: _Sides, same_tokens: bool, seed: int) -> Alignment:
+    a, b = sides.traces
+    if a.counts_only or b.counts_only:
+        raise InputError(f"{a} and {b}: experts of recordings of counts cannot be aligned")
+    common = _common(a, b, sides.requests, same_tokens) if sides.layers else None
+    return align_experts(a, b, sides.requests, common, sides.labels, seed)
 
 
 def _not_compared(sides: _Sides, differences: Sequence[Difference]) -> list[str]:

@@ -89,6 +89,33 @@ class Agreement(Result):
 
 
 @dataclass(frozen=True)
+class LayerAlignment(Result):
+    """The expert of B that stands for each expert of A, in one layer."""
+
+    layer: int
+    experts_of_b: list[int]
+    matched: float
+    moved: int  # experts with another id in B
+
+
+@dataclass(frozen=True)
+class Alignment(Result):
+    """Experts of A matched to experts of B, fitted on half of the requests, judged on the rest.
+
+    Shares from 0 to 1, means over layers: of the experts of a token that both choose, where they
+    were matched by tokens, else of the load of a label that falls on matched experts.
+    """
+
+    by: str  # what experts were matched by
+    as_they_are: float  # ids taken as they stand
+    fitted: float  # on the requests that the matching was fitted to: what it would claim
+    matched: float  # on the other requests
+    null: float  # the same with a matching fitted to shuffled tokens or labels
+    moved: float  # share of experts with another id in B
+    per_layer: list[LayerAlignment]
+
+
+@dataclass(frozen=True)
 class TraceComparison(Result):
     """How B differs from A."""
 
@@ -98,6 +125,7 @@ class TraceComparison(Result):
     differences: list[Difference]
     divergence: Divergence | None
     agreement: Agreement | None
+    alignment: Alignment | None  # where it was asked for
     not_compared: list[str]  # in sentences
     permutations: int
     resamples: int

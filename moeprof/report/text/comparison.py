@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from moeprof.analysis.comparison import (
     Agreement,
+    Alignment,
     Difference,
     DocumentComparison,
     SaturationResult,
@@ -30,6 +31,7 @@ def comparison_text(comparison: TraceComparison) -> str:
     overall = [found for found in comparison.differences if found.layer is None]
     parts = [wrapped(_verdict(comparison, overall)), _sides(comparison), _figures(overall)]
     parts += [wrapped(_agreed(comparison.agreement))] if comparison.agreement else []
+    parts += [wrapped(_aligned(comparison.alignment))] if comparison.alignment else []
     parts += [_layers(comparison)] if comparison.divergence else []
     parts += [wrapped(words) for words in comparison.not_compared]
     parts += [_failed(comparison.failed)] if comparison.failed else []
@@ -116,6 +118,16 @@ def _agreed(agreement: Agreement) -> str:
         f"{percent(agreement.agreement)} of a token's experts are the same{spread}, "
         f"{percent(agreement.chance['agreement'])} by chance; all of them for "
         f"{percent(agreement.exact)} of tokens{first}."
+    )
+
+
+def _aligned(alignment: Alignment) -> str:
+    return (
+        f"Experts matched by {alignment.by}: on requests that the matching was not fitted to "
+        f"{percent(alignment.matched)} agree, {percent(alignment.as_they_are)} with ids as they "
+        f"stand and {percent(alignment.null)} by a matching of shuffled data "
+        f"({percent(alignment.fitted)} where it was fitted). {percent(alignment.moved)} of experts "
+        "have another id in B; --json has them."
     )
 
 
@@ -216,6 +228,10 @@ def _failed(failed: Sequence[str]) -> str:
 
 def _next(comparison: TraceComparison) -> str:
     a, b = comparison.a.name, comparison.b.name
+    agreement = comparison.agreement
+    strange = agreement is not None and agreement.agreement < 2 * agreement.chance["agreement"]
+    if strange and comparison.alignment is None:
+        return f"Next: moeprof compare {a} {b} --align  (if ids are of two trainings)"
     if comparison.agreement is None and comparison.paired and comparison.divergence:
         return f"Next: moeprof compare {a} {b} --same-tokens  (if they are the same)"
     return f"Next: moeprof compare {a} {b} --fail-on significant"

@@ -102,7 +102,7 @@ def test_intervals_hold_the_effect_and_narrow_with_requests(model: MoEModel) -> 
 
 
 def test_halves_of_one_workload_differ_as_often_as_stated(model: MoEModel) -> None:
-    rows, requests = synthesize_rows(model, 800, requests=40, labels=("a", "b"))
+    rows, requests = synthesize_rows(model, 800, requests=40, labels=("x",))
     trace = Trace.in_memory(model, rows, requests)
     rng, p = np.random.default_rng(0), []
     for _ in range(24):
