@@ -2,12 +2,15 @@
 layer and two of experts (33 GB of random BF16), streamed on this machine under a memory budget.
 
     python benchmarks/stream_real_size.py --folder FOLDER [--memory 20GiB] [--keep]
+    python benchmarks/stream_real_size.py --folder FOLDER --experts 16 --layers 6  # a small try
 
-The disk's own rate is that of reading the same files in order past the page cache (O_DIRECT, 16 MiB
-at a time, as `dd iflag=direct bs=16M` does), measured before each part that is read, for the rate
-of a shared disk changes; what the system has cached of the files is dropped before a run
-(posix_fadvise DONTNEED). With many tokens computing binds,
-with 64 reading does.
+The disk's own rate is that of reading the same files past the page cache (O_DIRECT, 16 MiB at a
+time, as `dd iflag=direct bs=16M` does). A shared disk changes its mind, so it is measured before
+and after every part, with the clock and all reading of the run stopped; what the system has cached
+of the files is dropped before a run (posix_fadvise DONTNEED). The share of it that the run gets is
+what reading every part at the mean of the two rates beside it takes, by what the run takes from
+its first read to its last token: computing and all. With many tokens computing binds, with 64
+reading does.
 """
 
 from __future__ import annotations
@@ -18,37 +21,43 @@ import mmap
 import os
 import shutil
 import struct
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 import moeprof
 from moeprof.capture.prompts import Prompt
+from moeprof.capture.stream import pipeline
 from moeprof.capture.stream.layers import LayerStream
-from moeprof.capture.stream.skeleton import Skeleton, build_skeleton
+from moeprof.capture.stream.loading import Loader
+from moeprof.capture.stream.skeleton import build_skeleton
 from moeprof.cli.limits import parse_bytes
 
 SHARD_BYTES, BLOCK = 5 << 30, 16 << 20
+SAMPLE_BYTES = 2 << 30  # that are read for the disk's own rate
 WORDS, LENGTH = 1000, 512
-LAYERS = [0, 1, 1]  # dense, experts, experts
 M3_DENSE, M3_MOE = 3, 57
 GB = 1e9
 
 
 def main() -> None:
-    """Write, stream with many tokens and with few, print, remove."""
+    """Write, stream with few tokens and with many, print, remove."""
     options = parse()
     options.folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = options.folder / "m3-three-layers"
+    checkpoint = options.folder / f"m3-{options.experts}-experts-{options.layers}-layers"
     try:
         if not (checkpoint / "config.json").is_file():
-            write_checkpoint(checkpoint)
+            write_checkpoint(checkpoint, config_of(options.experts, [0] + [1] * options.layers))
         for tokens in options.tokens:
             measure(checkpoint, tokens, options.memory, options.folder / "run.moetrace")
     finally:
@@ -60,7 +69,8 @@ def measure(checkpoint: Path, tokens: int, memory: str, output: Path) -> None:
     """Stream `tokens` and print what each layer took beside the disk's own rate."""
     prompts = random_prompts(tokens)
     drop_cached(checkpoint)
-    with timed(checkpoint) as spent:
+    processor = time.process_time()
+    with watched(Disk(checkpoint)) as watch:
         result = moeprof.stream(
             checkpoint,
             prompts,
@@ -73,60 +83,98 @@ def measure(checkpoint: Path, tokens: int, memory: str, output: Path) -> None:
     shutil.rmtree(output)
     load = os.getloadavg()[0]
     print(f"\n{tokens:,} tokens, {len(prompts)} texts; load {load:.1f} on {os.cpu_count()} cores")
-    print_layers(spent, sizes(checkpoint))
+    print_parts(watch, sizes(checkpoint))
+    print(f"processor: {time.process_time() - processor:.0f} s")
     print(f"memory: {result.peak_memory_bytes / GB:.2f} GB at most, budget {memory}", flush=True)
 
 
-def print_layers(spent: dict[str, list[float]], nbytes: list[int]) -> None:
-    """A line a layer, and all of M3 as so many of them."""
-    read, compute = spent["read"], [0.0, *spent["compute"]]  # first, what stands beside layers
-    names = ["embeddings", "dense layer", *(["layer of experts"] * 2)]
-    for name, size, reading, computing, raw in zip(
-        names, nbytes, read, compute, spent["raw"], strict=True
+def print_parts(watch: Watch, nbytes: list[int]) -> None:
+    """A line a part, the share of the disk's rate, and all of M3 as so many of the last layer."""
+    names = ["embeddings", "dense layer", *["layer of experts"] * (len(nbytes) - 2)]
+    compute = [0.0, *watch.compute]
+    raw = [2 / (1 / before + 1 / after) for before, after in pairwise(watch.raw)]
+    for name, size, waited, computed, rate in zip(
+        names, nbytes, watch.load, compute, raw, strict=True
     ):
         print(
-            f"{name:17}{size / GB:6.2f} GB read in {reading:6.1f} s ({size / reading / GB:.2f} "
-            f"GB/s; the disk just before: {raw / GB:.2f}), computed in {computing:6.1f} s"
+            f"{name:17}{size / GB:6.2f} GB: waited for {waited:6.1f} s, computed in "
+            f"{computed:6.1f} s; the disk {rate / GB:.2f} GB/s"
         )
-    ideal = sum(size / raw for size, raw in zip(nbytes, spent["raw"], strict=True))
-    print(f"all read at {ideal / sum(read):.0%} of the disk's own rate")
-    total = [reading + computing for reading, computing in zip(read, compute, strict=True)]
-    whole = total[0] + M3_DENSE * total[1] + M3_MOE * (total[2] + total[3]) / 2
+    ideal = [size / rate for size, rate in zip(nbytes, raw, strict=True)]
+    took = [waited + computed for waited, computed in zip(watch.load, compute, strict=True)]
     print(
-        f"projected, {M3_DENSE} dense layers and {M3_MOE} of experts at the seconds measured: "
-        f"{whole / 3600:.2f} h"
+        f"all in {sum(took):.1f} s, {sum(nbytes) / sum(took) / GB:.2f} GB/s: "
+        f"{sum(ideal) / sum(took):.0%} of the disk's own rate; the last layer {ideal[-1] / took[-1]:.0%}"
     )
+    whole = took[0] + M3_DENSE * took[1] + M3_MOE * took[-1]
+    print(f"projected, {M3_DENSE} dense layers and {M3_MOE} as the last one: {whole / 3600:.2f} h")
+
+
+@dataclass
+class Watch:
+    """Seconds, without those in which the disk's own rate was measured."""
+
+    load: list[float] = field(default_factory=list)  # waited for a part
+    compute: list[float] = field(default_factory=list)  # a layer over all tokens
+    raw: list[float] = field(default_factory=list)  # bytes a second before each part, and at last
 
 
 @contextmanager
-def timed(checkpoint: Path) -> Iterator[dict[str, list[float]]]:
-    """Seconds of every part that is read, and of every layer that is computed.
+def watched(disk: Disk) -> Iterator[Watch]:
+    """What parts of the run in the body take."""
+    watch, gate = Watch(), Gate(pipeline.read_into)
+    load, compute = Loader._load, LayerStream._compute
 
-    Before a part is read, the disk's own rate is measured ("raw", bytes a second).
-    """
-    spent: dict[str, list[float]] = defaultdict(list)
-    places = {"read": (Skeleton, "load"), "compute": (LayerStream, "_compute")}
-    own = {name: getattr(kind, method) for name, (kind, method) in places.items()}
+    def rated_load(*args: Any) -> None:
+        with gate.closed():
+            watch.raw.append(disk.rate())
+        started = time.perf_counter()
+        load(*args)
+        watch.load.append(time.perf_counter() - started)
 
-    def around(name: str) -> Any:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if name == "read":
-                spent["raw"].append(direct_rate(checkpoint))
-            started = time.perf_counter()
-            try:
-                return own[name](*args, **kwargs)
-            finally:
-                spent[name].append(time.perf_counter() - started)
+    def timed_compute(*args: Any) -> None:
+        started = time.perf_counter()
+        compute(*args)
+        watch.compute.append(time.perf_counter() - started)
 
-        return run
+    with (
+        patch.object(pipeline, "read_into", gate.read),
+        patch.object(Loader, "_load", rated_load),
+        patch.object(LayerStream, "_compute", timed_compute),
+    ):
+        yield watch
+    watch.raw.append(disk.rate())
 
-    try:
-        for name, (kind, method) in places.items():
-            setattr(kind, method, around(name))
-        yield spent
-    finally:
-        for name, (kind, method) in places.items():
-            setattr(kind, method, own[name])
+
+class Gate:
+    """Reads go through it, and none while it is closed."""
+
+    def __init__(self, read: Any) -> None:
+        self._read, self._inside = read, 0
+        self._changed, self._closed = threading.Condition(), False
+
+    def read(self, *args: Any) -> Any:
+        """As `read` does, once the gate is open."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._inside += 1
+        try:
+            return self._read(*args)
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Nobody reads while the body runs."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._inside)
+        yield
+        with self._changed:
+            self._closed = False
+            self._changed.notify_all()
 
 
 def random_prompts(tokens: int) -> list[Prompt]:
@@ -136,15 +184,16 @@ def random_prompts(tokens: int) -> list[Prompt]:
     return [Prompt(" ".join(f"w{word}" for word in row)) for row in rows]
 
 
-def config_of_three() -> Any:
-    """M3's configuration with three layers."""
+def config_of(experts: int, layers: list[int]) -> Any:
+    """M3's configuration with these layers, 1 where one has `experts`."""
     import transformers
 
     text = resources.files("moeprof.model.presets").joinpath("minimax-m3.json").read_text()
     known = json.loads(text)
     short = known["text_config"]
-    short |= {"num_hidden_layers": len(LAYERS), "moe_layer_freq": LAYERS, "dtype": "bfloat16"}
-    short["sparse_attention_config"]["sparse_attention_freq"] = LAYERS
+    short |= {"num_hidden_layers": len(layers), "moe_layer_freq": layers, "dtype": "bfloat16"}
+    short |= {"num_local_experts": experts}
+    short["sparse_attention_config"]["sparse_attention_freq"] = layers
     return transformers.AutoConfig.for_model(
         known["model_type"],
         text_config=short,
@@ -166,13 +215,12 @@ def stored_shapes(config: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     return {name: value for name, value in found.items() if name.startswith("language_model.model")}
 
 
-def write_checkpoint(folder: Path) -> None:
+def write_checkpoint(folder: Path, config: Any) -> None:
     """Random values in M3's shapes, in shards. Stops where the disk is too small."""
     import torch
     from safetensors.torch import _TYPES
 
     named = {dtype: name for name, dtype in _TYPES.items()}
-    config = config_of_three()
     shapes = stored_shapes(config)
     nbytes = {n: int(np.prod(shape)) * dtype.itemsize for n, (shape, dtype) in shapes.items()}
     needed, free = sum(nbytes.values()), shutil.disk_usage(folder.parent).free
@@ -254,13 +302,11 @@ def sizes(folder: Path) -> list[int]:
     """Bytes of the embeddings and what else is beside the layers, then of each layer."""
     from moeprof.capture.stream.checkpoint import open_checkpoint
 
-    found = [0] * (1 + len(LAYERS))
+    found: dict[int, int] = defaultdict(int)
     for name, tensor in open_checkpoint(folder).items():
         parts = name.split(".")
-        found[1 + int(parts[parts.index("layers") + 1]) if "layers" in parts else 0] += (
-            tensor.nbytes
-        )
-    return found
+        found[int(parts[parts.index("layers") + 1]) if "layers" in parts else -1] += tensor.nbytes
+    return [found[layer] for layer in sorted(found)]
 
 
 def files(folder: Path) -> list[Path]:
@@ -275,18 +321,27 @@ def drop_cached(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def direct_rate(folder: Path, limit: int = 2 << 30) -> float:
-    """Bytes a second of reading shards in order past the page cache, `limit` bytes of them."""
-    buffer, done, started = mmap.mmap(-1, BLOCK), 0, time.perf_counter()
-    for path in files(folder):
-        file = os.open(path, os.O_RDONLY | os.O_DIRECT)
-        try:
-            at = 0
-            while done < limit and (read := os.preadv(file, [buffer], at)):
-                at, done = at + read, done + read
-        finally:
-            os.close(file)
-    return done / (time.perf_counter() - started)
+class Disk:
+    """The disk that the shards in `folder` are on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._places = [
+            (path, at) for path in files(folder) for at in range(0, path.stat().st_size, BLOCK)
+        ]
+        self._next, self._buffer = 0, mmap.mmap(-1, BLOCK)
+
+    def rate(self) -> float:
+        """Bytes a second of reading SAMPLE_BYTES in order, from where the last sample ended."""
+        done, started = 0, time.perf_counter()
+        for _ in range(SAMPLE_BYTES // BLOCK):
+            path, at = self._places[self._next]
+            self._next = (self._next + 1) % len(self._places)
+            file = os.open(path, os.O_RDONLY | os.O_DIRECT)
+            try:
+                done += os.preadv(file, [self._buffer], at)
+            finally:
+                os.close(file)
+        return done / (time.perf_counter() - started)
 
 
 def parse() -> argparse.Namespace:
@@ -297,6 +352,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="on the disk to measure")
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 4096])
     parser.add_argument("--memory", default="20GiB")
+    parser.add_argument("--experts", type=int, default=128, help="of a layer; fewer for a try")
+    parser.add_argument("--layers", type=int, default=2, help="of experts, behind one dense")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint")
     return parser.parse_args()
 

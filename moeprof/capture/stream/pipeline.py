@@ -79,9 +79,11 @@ class Pipeline:
     ) -> None:
         import torch
 
-        with torch.inference_mode():
-            fill.into(target).copy_(fill.source.decode(*read))
-        self._staging.give_back(room)
+        try:
+            with torch.inference_mode():
+                fill.into(target).copy_(fill.source.decode(*read))
+        finally:
+            self._staging.give_back(room)
 
 
 class Busy:
