@@ -104,7 +104,8 @@ def print_parts(watch: Watch, nbytes: list[int]) -> None:
     took = [waited + computed for waited, computed in zip(watch.load, compute, strict=True)]
     print(
         f"all in {sum(took):.1f} s, {sum(nbytes) / sum(took) / GB:.2f} GB/s: "
-        f"{sum(ideal) / sum(took):.0%} of the disk's own rate; the last layer {ideal[-1] / took[-1]:.0%}"
+        f"{sum(ideal) / sum(took):.0%} of the disk's own rate; "
+        f"the last layer {ideal[-1] / took[-1]:.0%}"
     )
     whole = took[0] + M3_DENSE * took[1] + M3_MOE * took[-1]
     print(f"projected, {M3_DENSE} dense layers and {M3_MOE} as the last one: {whole / 3600:.2f} h")

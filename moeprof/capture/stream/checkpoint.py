@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,9 +79,9 @@ class StoredTensor:
             raw = raw.copy()
         return torch.from_numpy(raw).view(self.torch_dtype).reshape(self.shape)
 
-    def decode(self, stored: torch.Tensor) -> torch.Tensor:
-        """What is made of its one part: the same."""
-        return stored
+    def put(self, stored: Sequence[torch.Tensor], place: torch.Tensor) -> None:
+        """Copy its one part to `place`, as that is typed."""
+        place.copy_(stored[0])
 
     def __getitem__(self, everything: Any) -> torch.Tensor:
         """The tensor on the CPU, in memory of its own."""

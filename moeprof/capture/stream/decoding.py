@@ -2,7 +2,8 @@
 
 transformers 5.23 decodes only what its kernels or other packages decode for it: block-scaled FP8
 whose shape the blocks divide (DeepSeek's does not: 576 rows in blocks of 128) and the MXFP4 of
-gpt-oss. So all formats are decoded here, by their definitions, a few rows at a time. Formats:
+gpt-oss. So all formats are decoded here, by their definitions. They come to the same: a number for
+each code, less the centre of its group, times the group's scale, in float32. Formats:
 E2M1 and E8M0, OCP Microscaling Formats 1.0, sections 5.3.3 and 5.4.1; the packing of integers,
 vllm-project/vllm, model_executor/layers/quantization/{auto_awq,auto_gptq}.py and
 compressed-tensors' pack_to_int32.
@@ -11,16 +12,16 @@ compressed-tensors' pack_to_int32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+CHUNK = 1 << 18  # weights that are decoded at once: few, so that they stay cached
+CHUNK_BYTES = 12  # that one of them takes meanwhile: in float32, with a centre and a scale
+LAID_ANEW_BYTES = 2  # that every weight takes in some formats before it is in its place
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word the columns 0..7 stand
-CHUNK = 1 << 16  # weights that are decoded at once: few, so that they stay cached
-WORKING_BYTES = 32  # what one of them takes meanwhile, the result not counted
 
 
 def e8m0(codes: torch.Tensor) -> torch.Tensor:
@@ -29,16 +30,6 @@ def e8m0(codes: torch.Tensor) -> torch.Tensor:
 
     powers = [math.ldexp(1.0, code - 127) for code in range(255)]
     return torch.tensor([*powers, math.nan], dtype=torch.float32)[codes.int()]
-
-
-def e2m1_pairs(codes: torch.Tensor) -> torch.Tensor:
-    """[..., 2n] float32 of the FP4 numbers in [..., n] bytes, the lower four bits first."""
-    import torch
-
-    signed = torch.tensor([*E2M1, *(-value for value in E2M1)])
-    byte = torch.arange(256)
-    pairs = torch.stack([signed[byte & 15], signed[byte >> 4]], dim=1)
-    return pairs[codes.view(torch.uint8).int()].flatten(-2)
 
 
 def block_sides(
@@ -65,42 +56,38 @@ def decode_blocks(
     codes: torch.Tensor,
     scales: torch.Tensor,
     block: tuple[int, int],
-    dtype: torch.dtype,
+    out: torch.Tensor,
     *,
     fp4: bool = False,
-) -> torch.Tensor:
-    """[..., rows, columns] of `dtype`: each of `codes` times the float32 scale of its block.
+) -> None:
+    """`out` [..., rows, columns]: each of `codes` times the float32 scale of its block.
 
-    With `fp4` a byte holds two columns. The product is taken in float32.
+    With `fp4` a byte holds two columns.
     """
     import torch
 
-    columns = codes.shape[-1] * (2 if fp4 else 1)
-    decoded = torch.empty(*codes.shape[:-1], columns, dtype=dtype)
     if codes.dim() > 2:
         for number, part in enumerate(codes):
-            decoded[number] = decode_blocks(part, scales[number], block, dtype, fp4=fp4)
-        return decoded
-    for some in _slices(len(codes), columns):
-        values = e2m1_pairs(codes[some]) if fp4 else codes[some].float()
-        at = torch.arange(some.start, some.stop) // block[0]
-        decoded[some] = values.mul_(scales[at].repeat_interleave(block[1], dim=1)[:, :columns])
-    return decoded
+            decode_blocks(part, scales[number], block, out[number], fp4=fp4)
+        return
+    rows = scales[torch.arange(len(codes)) // block[0]]
+    values = _pairs(torch.tensor([*E2M1, *(-x for x in E2M1)])) if fp4 else _bytes_of(codes.dtype)
+    _decode(
+        codes.view(torch.uint8), values, torch.zeros(1, 1).expand(rows.shape), rows, block[1], out
+    )
 
 
-def decode_gpt_oss(blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """[experts, columns, rows] of MXFP4 [experts, rows, columns / 32, 16] and a scale a block.
+def decode_gpt_oss(blocks: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:
+    """`out` [experts, columns, rows] of MXFP4 [experts, rows, columns / 32, 16], a scale a block.
 
     transposed, as transformers' GptOssExperts has its weights (integrations/mxfp4.py).
     """
     import torch
 
-    experts, rows, groups, _ = blocks.shape
-    decoded = torch.empty(experts, groups * 32, rows, dtype=dtype)
-    for expert in range(experts):
-        codes, powers = blocks[expert].flatten(1), e8m0(scales[expert])
-        decoded[expert] = decode_blocks(codes, powers, (1, 32), dtype, fp4=True).T
-    return decoded
+    for expert, codes in enumerate(blocks):
+        decoded = torch.empty_like(out[expert].T, memory_format=torch.contiguous_format)
+        decode_blocks(codes.flatten(1), e8m0(scales[expert]), (1, 32), decoded, fp4=True)
+        out[expert].copy_(decoded.T)
 
 
 def unpack(words: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
@@ -117,91 +104,117 @@ def decode_gptq(
     zeros: torch.Tensor,
     scales: torch.Tensor,
     groups: torch.Tensor | None,
-    dtype: torch.dtype,
+    out: torch.Tensor,
     *,
     bits: int,
     zero_offset: int,
-) -> torch.Tensor:
-    """[out, in] of GPTQ: words [in * bits / 32, out], zeros and scales a group of inputs.
+) -> None:
+    """`out` [out, in] of GPTQ: words [in * bits / 32, out], zeros and scales a group of inputs.
 
     `groups` is the group of each input (g_idx), in order where None. The first format of GPTQ
     stores zeros less one: `zero_offset` is what they lack.
     """
-    import torch
-
-    inputs, outputs = len(words) * 32 // bits, words.shape[1]
-    group = _group(inputs, len(scales), groups)
-    decoded = torch.empty(outputs, inputs, dtype=dtype)
-    for some in _slices(outputs, inputs):
-        centre = unpack(zeros[:, _words(some, bits)], bits, 1) + zero_offset
-        centred = unpack(words[:, some], bits, 0) - centre[group]
-        decoded[some] = (centred.float() * scales[:, some].float()[group]).T
-    return decoded
+    codes = words.T.contiguous()
+    centres = (unpack(zeros, bits, 1) + zero_offset).T.float()
+    _decode_levels(codes, bits, centres, scales.T.float(), groups, out)
 
 
 def decode_awq(
-    words: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    """[out, in] of AWQ's GEMM format: 4 bits, words [in, out / 8] of interleaved columns."""
-
+    words: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor, out: torch.Tensor
+) -> None:
+    """`out` [out, in] of AWQ's GEMM format: 4 bits, words [in, out / 8] of interleaved columns."""
     import torch
 
-    def ordered(packed: torch.Tensor) -> torch.Tensor:
-        return unpack(packed, 4, 1).unflatten(1, (-1, 8))[:, :, list(AWQ_ORDER)].flatten(1)
-
-    inputs, outputs = len(words), words.shape[1] * 8
-    group = _group(inputs, len(scales), None)
-    decoded = torch.empty(outputs, inputs, dtype=dtype)
-    for some in _slices(outputs, inputs):
-        packed = _words(some, 4)
-        centred = ordered(words[:, packed]) - ordered(zeros[:, packed])[group]
-        decoded[some] = (centred.float() * scales[:, some].float()[group]).T
-    return decoded
+    packed = words.T.contiguous().view(torch.uint8).unflatten(1, (-1, 4))  # [out / 8, in, 4]
+    codes = torch.empty(out.shape, dtype=torch.uint8)
+    for row, place in enumerate(AWQ_ORDER):
+        codes[row::8] = packed[:, :, place // 2] >> place % 2 * 4 & 15
+    centres = unpack(zeros, 4, 1).unflatten(1, (-1, 8))[:, :, list(AWQ_ORDER)].flatten(1)
+    _decode_levels(codes, 8, centres.T.float(), scales.T.float(), None, out)
 
 
 def decode_packed(
     words: torch.Tensor,
     scales: torch.Tensor,
-    shape: torch.Tensor,
     zeros: torch.Tensor | None,
     groups: torch.Tensor | None,
-    dtype: torch.dtype,
+    out: torch.Tensor,
     *,
     bits: int,
-) -> torch.Tensor:
-    """[out, in] of compressed-tensors' pack-quantized: words [out, in * bits / 32] with an offset.
+) -> None:
+    """`out` [out, in] of compressed-tensors' pack-quantized: words [out, in * bits / 32].
 
-    Zeros, where there are any, are packed along the outputs with the same offset.
+    Levels, and zeros, where there are any, are stored with an offset; zeros are packed along the
+    outputs.
     """
     import torch
 
-    rows, columns = (int(size) for size in shape)
-    group = _group(columns, scales.shape[1], groups)
-    decoded = torch.empty(rows, columns, dtype=dtype)
-    centre: int | torch.Tensor = 1 << (bits - 1)
-    for some in _slices(rows, columns):
-        levels = unpack(words[some], bits, 1)[:, :columns]
-        if zeros is not None:
-            centre = unpack(zeros[_words(some, bits)], bits, 0)[: len(levels)][:, group]
-        decoded[some] = (levels - centre).float() * scales[some].float()[:, group]
-    return decoded
+    centres = torch.full((1, 1), float(1 << (bits - 1))).expand(scales.shape)
+    if zeros is not None:
+        centres = unpack(zeros, bits, 0)[: len(out)].float()
+    _decode_levels(words, bits, centres, scales.float(), groups, out)
 
 
-def _slices(size: int, width: int) -> Iterator[slice]:
-    """Parts of `size` rows of `width` weights; all but the last begin and end at whole words."""
-    step = max(32, CHUNK // max(1, width) // 32 * 32)
-    for start in range(0, size, step):
-        yield slice(start, min(size, start + step))
-
-
-def _words(some: slice, bits: int) -> slice:
-    """Where in 32-bit words the numbers of `some` are."""
-    return slice(some.start * bits // 32, -(-some.stop * bits // 32))
-
-
-def _group(size: int, count: int, given: torch.Tensor | None) -> torch.Tensor:
+def _decode_levels(
+    words: torch.Tensor,
+    bits: int,
+    centres: torch.Tensor,
+    scales: torch.Tensor,
+    groups: torch.Tensor | None,
+    out: torch.Tensor,
+) -> None:
+    """Unsigned integers of `bits`, packed along the columns, in `groups` or in order."""
     import torch
 
-    if given is not None and bool((given >= 0).all()):  # -1 where the order was not kept
-        return given.long()
-    return torch.arange(size) // -(-size // count)
+    columns = out.shape[1]
+    if groups is not None and bool((groups >= 0).all()):  # -1 where the order was not kept
+        order, side = groups.long(), 1
+    else:
+        order, side = None, -(-columns // scales.shape[1])
+    if bits == 2 or (bits == 4 and side % 2):
+        words, bits = unpack(words, bits, 1).to(torch.uint8), 8
+    values = _pairs(torch.arange(16.0)) if bits == 4 else _bytes_of(torch.uint8)
+    _decode(words.view(torch.uint8), values, centres, scales, side, out, order)
+
+
+def _decode(
+    codes: torch.Tensor,
+    values: torch.Tensor,
+    centres: torch.Tensor,
+    scales: torch.Tensor,
+    side: int,
+    out: torch.Tensor,
+    order: torch.Tensor | None = None,
+) -> None:
+    """Fill `out` [rows, columns] from `codes` [rows, bytes], whose `values` are [256, 1 or 2].
+
+    `side` columns share a centre and a scale, [rows, groups]: in `order`, those of each column.
+    """
+    import torch
+
+    from moeprof.capture.stream.kernels import dequantize
+
+    rows, columns = out.shape
+    width = codes.shape[1] * values.shape[1]
+    wide = torch.empty(max(1, CHUNK // width), width)
+    for some in torch.arange(rows).split(len(wide)):
+        part = slice(int(some[0]), int(some[-1]) + 1)
+        own = [x[part] if order is None else x[part][:, order] for x in (centres, scales)]
+        given = (codes[part], values, *own, side // values.shape[1], wide[: len(some)])
+        dequantize(*(x.numpy() if isinstance(x, torch.Tensor) else x for x in given))
+        out[part].copy_(wide[: len(some), :columns])
+
+
+def _bytes_of(dtype: torch.dtype) -> torch.Tensor:
+    """[256, 1]: what each byte stands for in a type of 8 bits."""
+    import torch
+
+    return torch.arange(256).to(torch.uint8).view(dtype).float().unsqueeze(1)
+
+
+def _pairs(values: torch.Tensor) -> torch.Tensor:
+    """[256, 2]: what each byte stands for that holds two codes, the first in its lower bits."""
+    import torch
+
+    byte = torch.arange(256)
+    return torch.stack([values[byte & 15], values[byte >> 4]], dim=1)

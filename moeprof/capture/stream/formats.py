@@ -24,18 +24,17 @@ FLOATS = ("BF16", "F16", "F32")
 MX_BLOCK = 32  # columns that share a scale in the MX formats
 NVFP4_BLOCK = 16
 
-Decode = Callable[..., "torch.Tensor"]
+Decode = Callable[..., None]  # of what is stored, to `out`
 Shape = tuple[int, ...]
 Found = tuple[str, list[str], Decode, Shape]
 
 
 @dataclass(frozen=True)
 class Formats:
-    """What each name of a quantized checkpoint stands for, the weights decoded to `dtype`."""
+    """What each name of a quantized checkpoint stands for."""
 
     tensors: Mapping[str, StoredTensor]
     settings: Mapping[str, Any]
-    dtype: torch.dtype
 
     def read(self, name: str) -> Iterator[Found]:
         """At most once: the model's tensor, the names it is made of, how, and its shape."""
@@ -61,8 +60,7 @@ class Formats:
         blocks, scales = (self.tensors[key].shape for key in keys)
         if len(blocks) == 4 and blocks == (*scales, MX_BLOCK // 2):
             experts, rows, groups = scales
-            decode = partial(decoding.decode_gpt_oss, dtype=self.dtype)
-            yield name, keys, decode, (experts, groups * MX_BLOCK, rows)
+            yield name, keys, decoding.decode_gpt_oss, (experts, groups * MX_BLOCK, rows)
 
     def _scaled(self, name: str) -> Iterator[Found]:
         """FP8, with scales that are numbers or exponents; 8-bit integers with numbers."""
@@ -76,7 +74,7 @@ class Formats:
         size = self.settings.get("weight_block_size")
         block = decoding.block_sides(stored.shape, grid, tuple(size) if size else None)
         if block:
-            decode = partial(_scaled, grid=grid, block=block, dtype=self.dtype)
+            decode = partial(_scaled, grid=grid, block=block)
             yield name, [name, scale], decode, stored.shape
 
     def _fp4(self, target: str, name: str) -> Iterator[Found]:
@@ -95,7 +93,7 @@ class Formats:
             if self.tensors[second].shape not in ((), (1,)):
                 return
         divides = second is not None and second.endswith("_global_scale")
-        decode = partial(_fp4, side=side, divides=divides, dtype=self.dtype)
+        decode = partial(_fp4, side=side, divides=divides)
         keys = [name, scale, *([second] if second else [])]
         yield target, keys, decode, (*rows, 2 * bytes_)
 
@@ -109,12 +107,11 @@ class Formats:
         if zeros * 32 != outputs * bits:  # some tensors have other bits than most
             return
         if method == "awq" and bits == 4:
-            decode = partial(decoding.decode_awq, dtype=self.dtype)
-            yield f"{base}.weight", keys, decode, (outputs, words)
+            yield f"{base}.weight", keys, decoding.decode_awq, (outputs, words)
         elif method in ("gptq", "auto-round") and bits in (2, 4, 8):
             groups = self._first(f"{base}.g_idx")
             offset = 0 if self.settings.get("checkpoint_format") == "gptq_v2" else 1
-            decode = partial(_gptq, bits=bits, zero_offset=offset, dtype=self.dtype)
+            decode = partial(_gptq, bits=bits, zero_offset=offset)
             keys += [groups] if groups else []
             yield f"{base}.weight", keys, decode, (outputs, words * 32 // bits)
 
@@ -133,7 +130,7 @@ class Formats:
             if (key := f"{base}.weight_{part}") in self.tensors
         }
         bits, (rows, words) = int(sizes.pop() or 0), self.tensors[keys[0]].shape
-        decode = partial(_packed, tuple(rest), bits=bits, dtype=self.dtype)
+        decode = partial(_packed, tuple(rest), bits=bits)
         yield f"{base}.weight", [*keys, *rest.values()], decode, (rows, words * 32 // bits)
 
     def _scale_of(self, name: str) -> str | None:
@@ -162,13 +159,14 @@ def _numbers(scales: torch.Tensor) -> torch.Tensor:
 def _scaled(
     codes: torch.Tensor,
     scales: torch.Tensor,
+    *,
     grid: tuple[int, ...],
     block: tuple[int, int],
-    dtype: torch.dtype,
-) -> torch.Tensor:
+    out: torch.Tensor,
+) -> None:
     """Of a stack, or of one of its matrices."""
     grid = (len(codes), *grid[1:]) if len(grid) > 2 else grid
-    return decoding.decode_blocks(codes, _numbers(scales).reshape(grid), block, dtype)
+    decoding.decode_blocks(codes, _numbers(scales).reshape(grid), block, out)
 
 
 def _fp4(
@@ -178,12 +176,12 @@ def _fp4(
     *,
     side: int,
     divides: bool,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+    out: torch.Tensor,
+) -> None:
     numbers = _numbers(scales)
     if second is not None:  # Model Optimizer multiplies by it, compressed-tensors divides
         numbers = numbers / second.float() if divides else numbers * second.float()
-    return decoding.decode_blocks(codes, numbers, (1, side), dtype, fp4=True)
+    decoding.decode_blocks(codes, numbers, (1, side), out, fp4=True)
 
 
 def _gptq(
@@ -191,9 +189,11 @@ def _gptq(
     zeros: torch.Tensor,
     scales: torch.Tensor,
     groups: torch.Tensor | None = None,
+    *,
+    out: torch.Tensor,
     **options: Any,
-) -> torch.Tensor:
-    return decoding.decode_gptq(words, zeros, scales, groups, **options)
+) -> None:
+    decoding.decode_gptq(words, zeros, scales, groups, out, **options)
 
 
 def _packed(
@@ -202,7 +202,9 @@ def _packed(
     scales: torch.Tensor,
     shape: torch.Tensor,
     *rest: torch.Tensor,
-    **options: Any,
-) -> torch.Tensor:
+    out: torch.Tensor,
+    bits: int,
+) -> None:
+    """`shape` says again what `out` has."""
     given = {"zeros": None, "groups": None, **dict(zip(roles, rest, strict=True))}
-    return decoding.decode_packed(words, scales, shape, given["zeros"], given["groups"], **options)
+    decoding.decode_packed(words, scales, given["zeros"], given["groups"], out, bits=bits)

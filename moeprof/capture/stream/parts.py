@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 16 << 20  # of one read: large, or a disk does not give its full rate
 READERS = 4  # reads under way at once: fewer leave a fast disk idle between two
+PLACERS = os.cpu_count() or 1  # threads that copy or decode
 ALIGNED_BYTES = 64  # where tensors begin in memory that they share
 
 Source = StoredTensor | DecodedTensor
@@ -82,7 +84,7 @@ class Part:
         """The least that reading takes beside it: some steps at once, read or being decoded."""
         staged = sorted((fill.staged_bytes for fill in self.fills), reverse=True)
         working = max((fill.source.working_bytes for fill in self.fills), default=0)
-        return sum(staged[:READERS]) + READERS * working
+        return sum(staged[:READERS]) + PLACERS * working
 
     def views(self, memory: torch.Tensor) -> dict[str, torch.Tensor]:
         """`tensors` in `memory`, bytes."""

@@ -7,7 +7,6 @@ them what has been read, and so make room for more.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from moeprof.capture.stream.parts import READERS, Fill
+from moeprof.capture.stream.parts import PLACERS, READERS, Fill
 from moeprof.capture.stream.reading import padded, read_into
 from moeprof.capture.stream.staging import Room, Staging
 
@@ -32,7 +31,7 @@ class Pipeline:
         self._staging = Staging(staging_bytes)
         self._read: queue.Queue[tuple[Fill, Room, Future[list[torch.Tensor]]]] = queue.Queue()
         self._readers = ThreadPoolExecutor(READERS, "moeprof-read")
-        self._placers = ThreadPoolExecutor(os.cpu_count(), "moeprof-place", _alone)
+        self._placers = ThreadPoolExecutor(PLACERS, "moeprof-place", _alone)
         self._feeder = threading.Thread(target=self._feed, name="moeprof-feed", daemon=True)
         self.busy = Busy()
         self._feeder.start()
@@ -81,7 +80,7 @@ class Pipeline:
 
         try:
             with torch.inference_mode():
-                fill.into(target).copy_(fill.source.decode(*read))
+                fill.source.put(read, fill.into(target))
         finally:
             self._staging.give_back(room)
 

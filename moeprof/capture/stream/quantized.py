@@ -8,7 +8,7 @@ made when it is asked for, and only then read.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +34,13 @@ class DecodedTensor:
     parts: tuple[StoredTensor, ...]
     decode: Decode
     shape: tuple[int, ...]
+    dtype: torch.dtype
 
     @property
     def working_bytes(self) -> int:
-        """What decoding takes beside the result and what is stored."""
-        return decoding.WORKING_BYTES * min(decoding.CHUNK, math.prod(self.shape))
+        """What decoding takes beside the result and what is stored, at most."""
+        weights = math.prod(self.shape)
+        return decoding.LAID_ANEW_BYTES * weights + decoding.CHUNK_BYTES * decoding.CHUNK
 
     def rows(self) -> Iterator[DecodedTensor]:
         """Itself, or [1, ...] of each matrix, where all parts are stacks of what matrices have."""
@@ -48,11 +50,26 @@ class DecodedTensor:
             return
         for number in range(count):
             parts = tuple(part.row(number) for part in self.parts)
-            yield DecodedTensor(parts, self.decode, (1, *self.shape[1:]))
+            yield replace(self, parts=parts, shape=(1, *self.shape[1:]))
+
+    def put(self, stored: Sequence[torch.Tensor], place: torch.Tensor) -> None:
+        """Decode `stored`, its parts, to `place`, wherever that is."""
+        import torch
+
+        if place.device.type == "cpu":
+            self.decode(*stored, out=place)
+        else:
+            decoded = torch.empty(place.shape, dtype=place.dtype)
+            self.decode(*stored, out=decoded)
+            place.copy_(decoded)
 
     def __getitem__(self, everything: Any) -> torch.Tensor:
-        """The tensor on the CPU, of the type the checkpoint was decoded to."""
-        return self.decode(*(part[...] for part in self.parts))
+        """The tensor on the CPU, of the type the checkpoint is decoded to."""
+        import torch
+
+        decoded = torch.empty(self.shape, dtype=self.dtype)
+        self.put([part[...] for part in self.parts], decoded)
+        return decoded
 
 
 def decode_checkpoint(
@@ -72,12 +89,13 @@ def decode_checkpoint(
         for name, tensor in tensors.items()
     }
     plain: dict[str, StoredTensor | DecodedTensor] = dict(tensors)
-    reader = Formats(tensors, settings, dtype)
+    reader = Formats(tensors, settings)
     for name in tensors:
         for target, keys, decode, shape in reader.read(name):
             for key in keys:
                 plain.pop(key, None)
-            plain[target] = DecodedTensor(tuple(tensors[key] for key in keys), decode, shape)
+            parts = tuple(tensors[key] for key in keys)
+            plain[target] = DecodedTensor(parts, decode, shape, dtype)
     for name, tensor in plain.items():
         if isinstance(tensor, StoredTensor) and _is_coded(name, tensor):
             raise InputError(

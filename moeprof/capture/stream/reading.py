@@ -7,7 +7,6 @@ and used again: fresh pages can come slower than the disk reads.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
@@ -23,10 +22,11 @@ ALIGNMENT = 4096  # of reads past the cache, in file and memory
 
 
 def fresh_bytes(nbytes: int) -> NDArray[np.uint8]:
-    """Zeros [nbytes] that begin a page, in large pages where the system has them."""
+    """Zeros [nbytes] that begin a page.
+
+    No large pages are asked for: where memory is in pieces, making them takes longer than it saves.
+    """
     memory = mmap.mmap(-1, max(1, nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError, AttributeError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)[:nbytes]
 
 

@@ -41,6 +41,17 @@ def random_words(*shape: int) -> Any:
     return torch.randint(-(1 << 31), 1 << 31, shape, generator=source).int()
 
 
+def decoded(
+    decode: Any, *stored: Any, shape: tuple[int, ...], dtype: Any = None, **how: Any
+) -> Any:
+    """What `decode` puts where nothing was, in float32 if not said."""
+    import torch
+
+    out = torch.full(shape, math.nan, dtype=dtype or torch.float32)
+    decode(*stored, out=out, **how)
+    return out
+
+
 def test_every_exponent() -> None:
     import torch
 
@@ -54,15 +65,16 @@ def test_every_exponent() -> None:
 def test_every_fp4_and_fp8_number() -> None:
     import torch
 
-    from moeprof.capture.stream.decoding import decode_blocks, e2m1_pairs
+    from moeprof.capture.stream.decoding import decode_blocks
 
-    every = torch.arange(256).to(torch.uint8)
-    assert e2m1_pairs(every).tolist() == [
-        number for byte in range(256) for number in (e2m1(byte & 15), e2m1(byte >> 4))
+    every, half = torch.arange(256).to(torch.uint8).reshape(16, 16), torch.tensor([[0.5]])
+    found = decoded(decode_blocks, every, half, (16, 32), shape=(16, 32), fp4=True)
+    assert found.flatten().tolist() == [
+        number / 2 for byte in range(256) for number in (e2m1(byte & 15), e2m1(byte >> 4))
     ]
-    codes = every.view(torch.float8_e4m3fn).reshape(16, 16)
-    found = decode_blocks(codes, torch.tensor([[0.5]]), (16, 16), torch.float32).flatten().tolist()
-    for code, number in enumerate(found):
+    codes = every.view(torch.float8_e4m3fn)
+    found = decoded(decode_blocks, codes, half, (16, 16), shape=(16, 16))
+    for code, number in enumerate(found.flatten().tolist()):
         wanted = e4m3(code) / 2
         assert number == wanted or (math.isnan(number) and math.isnan(wanted))
 
@@ -75,7 +87,7 @@ def test_blocks_that_are_cut_at_the_ends(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(decoding, "CHUNK", 64)  # then rows are decoded in parts
     codes = random_bytes(2, 70, 20, most=100).view(torch.float8_e4m3fn)
     scales = torch.rand(2, 5, 3)
-    found = decoding.decode_blocks(codes, scales, (16, 8), torch.float32)
+    found = decoded(decoding.decode_blocks, codes, scales, (16, 8), shape=(2, 70, 20))
     for expert in range(2):
         for row in range(70):
             for column in range(20):
@@ -92,7 +104,8 @@ def test_gpt_oss_as_transformers_decodes_it() -> None:
     blocks, scales = random_bytes(3, 40, 2, 16), random_bytes(3, 40, 2, most=40) + 100
     for dtype in (torch.float32, torch.bfloat16):
         wanted = convert_moe_packed_tensors(blocks, scales, dtype=dtype)
-        assert torch.equal(decode_gpt_oss(blocks, scales, dtype), wanted)
+        found = decoded(decode_gpt_oss, blocks, scales, shape=(3, 64, 40), dtype=dtype)
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("exponents", [False, True])
@@ -107,7 +120,8 @@ def test_fp8_as_transformers_decodes_it(exponents: bool) -> None:
     wanted = Fp8Dequantize(None)._dequantize_one(codes, scales, torch.bfloat16)
     numbers = e8m0(scales) if exponents else scales
     block = (1, 32) if exponents else (32, 32)
-    assert torch.equal(decode_blocks(codes, numbers, block, torch.bfloat16), wanted)
+    found = decoded(decode_blocks, codes, numbers, block, shape=(64, 96), dtype=torch.bfloat16)
+    assert torch.equal(found, wanted)
 
 
 @pytest.fixture(params=[32, 1 << 20])
@@ -129,7 +143,8 @@ def test_gptq_word_by_word(bits: int) -> None:
     words, zeros = random_words(inputs // a_word, outputs), random_words(groups, outputs // a_word)
     scales, mask = torch.rand(groups, outputs).half(), (1 << bits) - 1
     order = torch.arange(inputs).flip(0) % groups
-    found = decode_gptq(words, zeros, scales, order.int(), torch.float32, bits=bits, zero_offset=1)
+    given = (words, zeros, scales, order.int())
+    found = decoded(decode_gptq, *given, shape=(outputs, inputs), bits=bits, zero_offset=1)
     for out in range(outputs):
         for put in range(inputs):
             group = int(order[put])
@@ -146,7 +161,7 @@ def test_awq_word_by_word() -> None:
 
     words, zeros = random_words(32, 12), random_words(4, 12)
     scales = torch.rand(4, 96).half()
-    found = decode_awq(words, zeros, scales, torch.float32)
+    found = decoded(decode_awq, words, zeros, scales, shape=(96, 32))
     for out in range(96):
         shift = 4 * [0, 2, 4, 6, 1, 3, 5, 7].index(out % 8)
         for put in range(32):
@@ -162,11 +177,10 @@ def test_packed_word_by_word(asymmetric: bool) -> None:
 
     from moeprof.capture.stream.decoding import decode_packed
 
-    shape = torch.tensor([70, 30])  # neither fills its words
+    shape = (70, 30)  # neither fills its words
     words, scales = random_words(70, 4), torch.rand(70, 3).half()
     zeros = random_words(9, 3) if asymmetric else None
-    found = decode_packed(words, scales, shape, zeros, None, torch.float32, bits=4)
-    assert found.shape == (70, 30)
+    found = decoded(decode_packed, words, scales, zeros, None, shape=shape, bits=4)
     for out in range(70):
         for put in range(30):
             level = int(words[out, put // 8]) >> 4 * (put % 8) & 15
