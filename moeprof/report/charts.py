@@ -7,7 +7,7 @@ Plot; `page/scripts/chart.js` hands it what `chart_data` gives.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 SHARE, RATIO = "%", "\u00d7"  # units that a script writes by rules of their own
@@ -67,8 +67,9 @@ class Chart:
     """Series over two axes.
 
     The pointer reads all series at the nearest x, or with `nearest` the one point that is nearest.
-    `alt` is the chart in words, for who does not see it or runs no scripts; `choice` says what its
-    views choose between.
+    `pick` is a value of x whose numbers stand below, until the reader picks another. `alt` is the
+    chart in words, for who does not see it or runs no scripts; `choice` says what its views choose
+    between.
     """
 
     kind: ClassVar[str] = "chart"
@@ -81,8 +82,9 @@ class Chart:
     right: SecondAxis | None = None
     marks: Sequence[Mark] = ()
     nearest: bool = False
+    pick: float | None = None
     caption: str = ""
-    choice: str = field(default="What to show")
+    choice: str = "What to show"
 
 
 def chart_data(chart: Chart) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def chart_data(chart: Chart) -> dict[str, Any]:
         "marks": [[_short(mark.at), mark.text] for mark in chart.marks],
         "nearest": chart.nearest,
         "choice": chart.choice,
+        "pick": chart.pick,
     }
     if chart.right:
         ticks = [[_short(at), text] for at, text in chart.right.ticks]

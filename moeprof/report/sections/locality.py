@@ -44,13 +44,17 @@ def _repeat_words(locality: LocalityResult) -> list[str]:
 
 
 def _batch_words(locality: LocalityResult) -> str:
-    by_batch = locality.distinct_by_batch
-    size = STEP if STEP in by_batch else max(by_batch)
+    by_batch, size = locality.distinct_by_batch, _named_step(locality)
     return (
         f"A step of {counted(size, 'token')}, of as many requests, needs {by_batch[size]:.1f} of "
         f"the {locality.experts} experts of a layer; an even router would need "
         f"{locality.distinct_uniform[size]:.1f}."
     )
+
+
+def _named_step(locality: LocalityResult) -> int:
+    """Tokens of the step that is spoken of."""
+    return STEP if STEP in locality.distinct_by_batch else max(locality.distinct_by_batch)
 
 
 def _cache_words(locality: LocalityResult) -> list[str]:
@@ -81,19 +85,15 @@ def _by_batch(contents: ReportContents, locality: LocalityResult) -> Chart:
     return Chart(
         id="locality-batch",
         title="Distinct experts of a layer that a step needs, by tokens in it",
-        alt="; ".join(f"{batch} tokens: {value:.1f}" for batch, value in measured_pairs(locality)),
+        alt="; ".join(f"{batch:.0f} tokens: {value:.1f}" for batch, value, *_ in measured),
         x=Measure("tokens in a step", scale="log2"),
         y=Measure("distinct experts of a layer", "experts", start=0, end=locality.experts),
         series=series,
+        pick=_named_step(locality),
         caption="Means over layers. Decode tokens are of as many different requests. Below the "
         "even router a step reads fewer experts than theory says."
         + (" Bytes are what a layer then reads in BF16." if size else ""),
     )
-
-
-def measured_pairs(locality: LocalityResult) -> list[tuple[int, float]]:
-    """(tokens in a step, distinct experts), as recorded."""
-    return sorted(locality.distinct_by_batch.items())
 
 
 def _points(values: Mapping[int, float]) -> list[tuple[float, ...]]:

@@ -180,6 +180,7 @@ def _by_load(
         y=y,
         series=[Series("projected, with its 80 % band", "a", points)],
         marks=[Mark(most, f"memory holds {most:,}")] if held else [],
+        pick=study.traffic.concurrency,
     )
 
 

@@ -110,7 +110,7 @@ const pointText = (chart, series, index) => {
 const showChart = (field, chart) => {
   const views = [...new Set(chart.series.map((series) => series.view ?? ""))];
   const hidden = new Set();
-  let view = views[0], drawn = null, width = 0, reading = [], at = -1;
+  let view = views[0], drawn = null, width = 0, reading = [], at = -1, tell = () => {};
   const cursor = element("div", { class: "cursor", hidden: "" });
   const legend = element("div", { class: "legend", role: "group", "aria-label": "Series" });
 
@@ -124,6 +124,7 @@ const showChart = (field, chart) => {
     drawn.setAttribute("aria-hidden", "true"); // the field around it has the words
     field.append(drawn);
     reading = readable();
+    tell();
   };
   // Every point in pixels, by x.
   const readable = () => {
@@ -132,16 +133,22 @@ const showChart = (field, chart) => {
       ({ series, index, x: x.apply(point[0]) + middle, y: y.apply(point[1]) }))).sort((a, b) => a.x - b.x || a.y - b.y);
   };
   const leave = () => { hideTip(); cursor.hidden = true; at = -1; };
+  // All that is shown at the x of a point, or the point alone; a level line holds between its ends.
+  const words = (nearest) => {
+    if (chart.nearest) return pointText(chart, nearest.series, nearest.index);
+    const beside = visible().map((series) => closest(reading.filter((one) => one.series === series), nearest.x, null))
+      .filter((one) => one && (Math.abs(one.x - nearest.x) < 9 || one.series.points.length === 2));
+    const head = `${chart.x.label} ${written(nearest.series.points[nearest.index][0], chart.x.unit === "%" ? "%" : "")}`;
+    return [head, ...beside.map((one) => pointText(chart, one.series, one.index))].join("\n");
+  };
   const read = (nearest) => {
     at = reading.indexOf(nearest);
-    const head = chart.nearest ? "" : `${chart.x.label} ${written(nearest.series.points[nearest.index][0], chart.x.unit === "%" ? "%" : "")}\n`;
-    const beside = chart.nearest ? [nearest] : visible().map((series) => closest(reading.filter((one) => one.series === series), nearest.x, null)).filter((one) => one && Math.abs(one.x - nearest.x) < 9 || one?.series.style === "dashed");
     cursor.hidden = false;
     cursor.className = chart.nearest ? "cursor ring" : "cursor";
     cursor.style.left = nearest.x + "px";
     cursor.style.top = chart.nearest ? nearest.y + "px" : "";
     const box = field.getBoundingClientRect();
-    showTip(box.left + nearest.x, box.top + Math.min(nearest.y, box.height / 2), head + beside.map((one) => pointText(chart, one.series, one.index)).join("\n"));
+    showTip(box.left + nearest.x, box.top + Math.min(nearest.y, box.height / 2), words(nearest));
   };
   const closest = (some, x, y) => some.reduce((best, one) => {
     const far = (each) => Math.hypot(each.x - x, y === null ? 0 : each.y - y);
@@ -182,11 +189,29 @@ const showChart = (field, chart) => {
       [series.view ?? "", series.name, x, y, low ?? "", high ?? "", series.words?.[index] ?? ""])),
   ]);
 
+  // A list to pick a value of x from, whose numbers then stay below the chart.
+  const picker = () => {
+    const xs = [...new Set(shown().flatMap((series) => series.points.map((point) => point[0])))].sort((a, b) => a - b);
+    const select = element("select", { "aria-label": chart.x.label }), output = element("output");
+    select.append(...xs.map((x) => element("option", { value: String(x) }, grouped(x))));
+    select.value = String(chart.pick);
+    const tell = () => {
+      const nearest = reading.find((one) => one.series.points[one.index][0] === Number(select.value));
+      output.textContent = nearest ? words(nearest) : "nothing is shown here";
+    };
+    select.addEventListener("change", tell);
+    const line = element("label", { class: "pick" }, chart.x.label + " ");
+    line.append(select);
+    field.after(line, output);
+    return tell;
+  };
+
   field.append(cursor);
   fillLegend();
   field.before(tool("CSV", `Download the data of \u201c${chart.title}\u201d as CSV`, save));
   if (views.length > 1) field.before(choice(chart.choice, views, (index) => { view = views[index]; fillLegend(); draw(); }));
   field.before(legend);
   draw();
+  if (chart.pick !== undefined) (tell = picker())();
   new ResizeObserver(() => { if (Math.abs(field.clientWidth - width) > 1) draw(); }).observe(field);
 };
