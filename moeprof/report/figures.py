@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeprof.cache import LruCurve
+from moeprof.report.affinity_figures import draw_coactivation_matrix, draw_next_layer
 from moeprof.report.cache_figures import draw_offload, draw_policies, plain
 from moeprof.report.contents import ReportContents
 from moeprof.report.curves import resident_share
@@ -237,6 +238,8 @@ def _gpus(contents: ReportContents) -> str:
 FIGURES: dict[str, Callable[[Figure, ReportContents], bool]] = {
     "load-heatmap.png": draw_load,
     "imbalance.png": draw_imbalance,
+    "affinity-pairs.png": draw_coactivation_matrix,
+    "affinity-next-layer.png": draw_next_layer,
     "miss-ratio.png": draw_miss_ratio,
     "cache-policies.png": draw_policies,
     "memory.png": draw_memory,

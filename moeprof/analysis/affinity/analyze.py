@@ -46,8 +46,8 @@ def analyze_affinity(trace: Trace, *, phase: Phase | None = None, seed: int = 0)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         layers = pool.map(lambda at: _pairs(trace, at, sample, seed, at in judged), alone)
         moves = pool.map(lambda two: _transition(trace, two, sample), pairwise(trace.layers))
-        per_layer = [layer for layer in layers if layer.tokens > 1]
-        following = [(move, guesses) for move, guesses in moves if move.tokens > 1]
+        per_layer = [layer for layer in layers if layer]
+        following = [move for move in moves if move]
     if not per_layer and not following:
         raise InputError(
             f"{trace}: nothing goes together: needs two tokens of a layer with 2 to "
@@ -94,17 +94,24 @@ def _counted(
     return ids, request, block, count_blocks(ids, block, sample.blocks, trace.experts_per_layer)
 
 
-def _pairs(trace: Trace, layer: int, sample: TokenSample, seed: int, judged: bool) -> LayerAffinity:
-    return describe_pairs(layer, *_counted(trace, layer, sample), seed, judged)
+def _pairs(
+    trace: Trace, layer: int, sample: TokenSample, seed: int, judged: bool
+) -> LayerAffinity | None:
+    """None where not even two tokens have the layer."""
+    counted = _counted(trace, layer, sample)
+    return describe_pairs(layer, *counted, seed, judged) if len(counted[0]) > 1 else None
 
 
 def _transition(
     trace: Trace, layers: tuple[int, int], sample: TokenSample
-) -> tuple[LayerTransition, Judged]:
+) -> tuple[LayerTransition, Judged] | None:
+    """None where not even two tokens have both layers."""
     layer, next_layer = layers
     before, there = sampled_ids(trace, layer, sample)
     after, there_too = sampled_ids(trace, next_layer, sample)
     both = there & there_too
+    if both.sum() < 2:
+        return None
     tokens = Following(
         before=before[both],
         after=after[both],

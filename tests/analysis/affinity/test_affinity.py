@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ from moeprof.analysis import analyze_affinity
 from moeprof.analysis.affinity.communities import adjusted_rand
 from moeprof.errors import InputError, TraceError
 from moeprof.report.text.affinity import affinity_text
-from moeprof.trace import Phase
+from moeprof.trace import Phase, Trace
 from tests.analysis.affinity.traces import independent, requests_of, trace_of
 from tests.analysis.damage import with_foreign_id
 from tests.recordings import recording
@@ -149,6 +150,20 @@ def test_damage_and_missing_phases_are_refused() -> None:
         analyze_affinity(with_foreign_id())
     with pytest.raises(InputError, match="holds 0 decode tokens"):
         analyze_affinity(trace_of([planted_pairs(50)], 32, np.zeros(50, int)), phase=Phase.DECODE)
+
+
+def test_layers_that_few_tokens_have_are_left_out() -> None:
+    """As the last layer of llama.cpp's prompts, which holds one token of each."""
+    trace = trace_of([planted_pairs(200)] * 3, 32, requests_of(200, 20))
+    (rows,) = trace.rows()
+    there = np.ones((200, 3), bool)
+    there[1:, 2] = False
+    some = Trace.in_memory(trace.model, replace(rows, recorded=there))
+    result = analyze_affinity(some)
+    assert [layer.layer for layer in result.per_layer] == [0, 1]
+    assert [move.next_layer for move in result.transitions] == [1]
+    whole = analyze_affinity(trace)
+    assert result.per_layer == whole.per_layer[:2]
 
 
 def test_adjusted_rand_by_pairs() -> None:
