@@ -105,7 +105,6 @@ def _loads(tokens: Following) -> tuple[Table, Table, Table]:
 
 def _shuffled(before: Table, after: Table, total: Table) -> float:
     """Information where next experts are shuffled within each request; loads as `_loads`."""
-    total = np.maximum(total, 1)  # of no tokens in both layers nothing is to be told
     mean = before.T @ (after / total)
     spread = total**2 * np.maximum(total - 1, 1)
     variance = (before * (total - before) / spread).T @ (after * (total - after))

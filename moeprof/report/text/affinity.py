@@ -52,8 +52,8 @@ def _pairs_words(affinity: AffinityResult) -> str:
     ]
     if affinity.from_requests is not None:
         words.append(
-            f"Of the excess, {percent(max(affinity.from_requests, 0))} comes of requests that "
-            "favour both experts; the rest is the token's own."
+            f"Of the strongest pairs' excess, {percent(max(affinity.from_requests, 0))} comes of "
+            "requests that favour both experts; the rest is the token's own."
         )
     if affinity.top_pairs_kept is not None and affinity.top_pairs_kept_by_chance is not None:
         words.append(
