@@ -3,7 +3,7 @@
 Each expert brings EDGES_AN_EXPERT edges on average, the pairs of largest z, weighted by lift.
 Communities are Louvain's (Blondel et al. 2008, doi:10.1088/1742-5468/2008/10/P10008). Any sparse
 graph has modularity, a random one too (Guimera et al. 2004, doi:10.1103/PhysRevE.70.025101): it
-says something beside that of as many edges drawn by chance alone.
+says something beside that of the same loads dealt to tokens by chance.
 """
 
 from __future__ import annotations

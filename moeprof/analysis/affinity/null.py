@@ -15,7 +15,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.analysis.affinity.counting import Ids
+
 _ROUNDS = 100
+_REPAIRS = 500
 _CLOSE = 1e-7
 
 
@@ -57,6 +60,46 @@ def variance_share(share: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     left = size**2 * (size - k - 1) / ((size - k) * (size - 1) * (size - 2))
     result: NDArray[np.float64] = left * np.outer(1 - share, 1 - share)
     return result
+
+
+def dealt_anew(ids: Ids, rng: np.random.Generator) -> Ids:
+    """[tokens, k] the same experts dealt to tokens by chance: every load kept, k distinct a token.
+
+    All are shuffled over all places. A token that got an expert twice then trades it against one
+    of another token, where both come out distinct, until none is left.
+    """
+    dealt = rng.permutation(ids.ravel()).reshape(ids.shape)
+    ordered = np.sort(dealt, axis=1)
+    wrong = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    for _ in range(_REPAIRS):
+        if not len(wrong):
+            break
+        _trade(dealt, wrong, rng)
+        wrong = wrong[_repeated(dealt[wrong]).any(axis=1)]
+    return dealt
+
+
+def _trade(dealt: Ids, wrong: NDArray[np.intp], rng: np.random.Generator) -> None:
+    """One repeated expert of each `wrong` token against one of a token drawn, where that helps."""
+    wrong = wrong[rng.permutation(len(wrong))[: len(dealt) // 2]]
+    others = rng.choice(len(dealt), len(wrong), replace=False)
+    apart = ~np.isin(others, wrong)
+    wrong, others = wrong[apart], others[apart]
+    slot = _repeated(dealt[wrong]).argmax(axis=1)
+    place = rng.integers(0, dealt.shape[1], len(wrong))
+    given, taken = dealt[wrong, slot], dealt[others, place]
+    fits = (dealt[others] != given[:, None]).all(axis=1)
+    fits &= (dealt[wrong] != taken[:, None]).all(axis=1)
+    dealt[wrong[fits], slot[fits]] = taken[fits]
+    dealt[others[fits], place[fits]] = given[fits]
+
+
+def _repeated(ids: Ids) -> NDArray[np.bool_]:
+    """[tokens, k] where a token's expert came before in the same token."""
+    k = ids.shape[1]
+    earlier = np.tril(np.ones((k, k), bool), -1)
+    repeated: NDArray[np.bool_] = ((ids[:, :, None] == ids[:, None, :]) & earlier).any(axis=2)
+    return repeated
 
 
 def _chances(odds: NDArray[np.float64], k: int) -> NDArray[np.float64]:

@@ -22,7 +22,12 @@ from moeprof.analysis.affinity.communities import (
     strongest_edges,
 )
 from moeprof.analysis.affinity.counting import Ids, count_by_request, count_together
-from moeprof.analysis.affinity.null import choice_odds, pair_chances, variance_share
+from moeprof.analysis.affinity.null import (
+    choice_odds,
+    dealt_anew,
+    pair_chances,
+    variance_share,
+)
 from moeprof.analysis.affinity.result import ExpertPair, LayerAffinity
 from moeprof.analysis.uncertainty import benjamini_hochberg
 
@@ -99,7 +104,7 @@ def describe_pairs(
     clear = q < SIGNIFICANT
     halves = _halves(blocks, pairs)
     groups = _communities(pairs, size, seed)
-    null = _drawn_by_chance(pairs, np.random.default_rng([seed, layer])) if judged else None
+    null = _dealt_pairs(ids, pairs, size, np.random.default_rng([seed, layer])) if judged else None
     return LayerAffinity(
         layer=layer,
         tokens=len(ids),
@@ -179,11 +184,10 @@ def two_sided(pairs: Pairs, spread: float) -> NDArray[np.float64]:
     return p
 
 
-def _drawn_by_chance(pairs: Pairs, rng: np.random.Generator) -> Pairs:
-    """Counts as chance would give them, each pair for itself: Poisson, of the pair's variance."""
-    stretch = _ratio(pairs.variance, pairs.expected)
-    drawn = rng.poisson(_ratio(pairs.expected, stretch)) * stretch
-    return _against(drawn, pairs.expected, pairs.variance)
+def _dealt_pairs(ids: Ids, pairs: Pairs, size: int, rng: np.random.Generator) -> Pairs:
+    """The pairs of the same loads, dealt to tokens by chance."""
+    together = count_together(dealt_anew(ids, rng), size)[np.triu_indices(size, 1)]
+    return _against(together.astype(np.float64), pairs.expected, pairs.variance)
 
 
 def _from_requests(

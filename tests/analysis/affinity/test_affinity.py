@@ -35,6 +35,15 @@ def test_independent_routing_shows_nothing() -> None:
     )
 
 
+def test_rare_experts_make_cliques_and_the_null_has_them_too() -> None:
+    """Many experts a token, some rare: chance alone has groups, as many as the null says."""
+    rng = np.random.default_rng(9)
+    ids = independent(rng, 1500, rng.lognormal(0, 1.5, 96), 10)
+    result = analyze_affinity(trace_of([ids], 96, requests_of(1500, 30)))
+    assert result.modularity == pytest.approx(result.modularity_null, abs=0.06)
+    assert result.significant_pairs == 0
+
+
 def test_tokens_said_ten_times_are_no_evidence() -> None:
     """The dispersion of requests takes back what repetition adds."""
     rng = np.random.default_rng(1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from moeprof.analysis.affinity.counting import count_together
-from moeprof.analysis.affinity.null import choice_odds, pair_chances, variance_share
+from moeprof.analysis.affinity.null import choice_odds, dealt_anew, pair_chances, variance_share
 from tests.analysis.affinity.traces import independent
 
 Numbers = NDArray[np.float64]
@@ -77,3 +77,22 @@ def test_mean_and_variance_are_those_of_swapped_graphs() -> None:
     error = (np.mean(seen, axis=0) - expected) / np.sqrt(variance / draws)
     assert np.sqrt((error**2).mean()) < 1.4  # 1, and what a draw shares with the one before
     assert abs(np.var(seen, axis=0).sum() / variance.sum() - 1) < 0.1
+
+
+def test_dealt_anew_loads_stay_and_pairs_are_by_chance() -> None:
+    rng = np.random.default_rng(2)
+    tokens, size, k = 3000, 40, 6
+    ids = independent(rng, tokens, rng.lognormal(0, 1.2, size), k).astype(np.uint8)
+    load = np.bincount(ids.ravel(), minlength=size)
+    assert load.max() > tokens / 3  # hot enough that shuffling repeats it in many tokens
+    upper = np.triu_indices(size, 1)
+    expected = tokens * pair_chances(choice_odds(load[None], k)[0], k)[upper]
+    spread = np.sqrt(expected * variance_share(load / tokens, k)[upper])
+    off = []
+    for _ in range(8):
+        dealt = dealt_anew(ids, rng)
+        np.testing.assert_array_equal(np.bincount(dealt.ravel(), minlength=size), load)
+        assert (np.diff(np.sort(dealt, axis=1).astype(int), axis=1) > 0).all()
+        off.append((count_together(dealt, size)[upper] - expected) / spread)
+    assert abs(np.mean(off)) < 0.05
+    assert abs(np.var(off) - 1) < 0.08
