@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from moeprof.analysis.comparison import (
+    TraceComparison,
     check_conditions,
     compare_documents,
     compare_traces,
@@ -24,10 +25,11 @@ from moeprof.analysis.comparison import (
     read_document,
     router_saturation,
 )
-from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
+from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, warn
 from moeprof.cli.progress import Progress
 from moeprof.cli.traces import open_and_warn
 from moeprof.errors import CheckFailedError, InputError
+from moeprof.report.comparison_figures import save_comparison_figure
 from moeprof.report.text.comparison import comparison_text, documents_text, saturation_text
 
 
@@ -44,6 +46,10 @@ def run(
     align: Annotated[
         bool, typer.Option("--align", help="Match experts: ids are not comparable.")
     ] = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw two traces layer by layer.")
+    ] = None,
+    force: ForceFlag = False,
     seed: Annotated[int, typer.Option(help="Of resamples and permutations.")] = 0,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -52,6 +58,11 @@ def run(
     if len(inputs) < 2:
         raise InputError(f"compare takes two at least, moeprof compare {inputs[0]} B")
     result, text = _compared(inputs, same_tokens, align, seed, quiet)
+    if png is not None:
+        if not isinstance(result, TraceComparison):
+            raise InputError("--png draws two traces")
+        path = save_comparison_figure(result, png, force=force)
+        warn(f"wrote {path}", quiet=quiet)
     failed = check_conditions(fail_on, measures_of(result)) if fail_on is not None else []
     code = CheckFailedError.exit_code if failed else 0
     return Answer(replace(result, failed=failed), text, json, inputs=inputs, exit_code=code)

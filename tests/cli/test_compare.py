@@ -58,6 +58,19 @@ def test_three_are_checkpoints(two: tuple[str, str], capsys: Captured) -> None:
     assert "FAILED: saturation < 90%." in out
 
 
+def test_the_figure(two: tuple[str, str], tmp_path: Path, capsys: Captured) -> None:
+    folder = tmp_path / "figures"
+    assert main(["compare", *two, "--png", str(folder)]) == 0
+    assert f"wrote {folder / 'comparison-layers.png'}" in capsys.readouterr().err
+    drawn = (folder / "comparison-layers.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG") and len(drawn) > 20_000
+    assert main(["compare", *two, "--png", str(folder)]) == 2
+    assert "not overwritten without --force" in capsys.readouterr().err
+    assert main(["compare", *two, "--png", str(folder), "--force", "--quiet"]) == 0
+    assert (folder / "comparison-layers.png").read_bytes() == drawn
+    assert [path.name for path in folder.iterdir()] == ["comparison-layers.png"]
+
+
 def test_two_documents(two: tuple[str, str], tmp_path: Path, capsys: Captured) -> None:
     files = []
     for place, trace in enumerate(two):

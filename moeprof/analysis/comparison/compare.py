@@ -95,7 +95,7 @@ def compare_traces(
 
 def _sides(a: Trace, b: Trace, seed: int) -> _Sides:
     for trace in (a, b):
-        if not trace.tokens:
+        if not (trace.tokens or trace.counts_only):
             raise InputError(f"{trace}: holds no tokens to compare")
     one, other = find_requests(a), find_requests(b)
     labels = sorted((set(one.labels) & set(other.labels)) - {""})

@@ -61,8 +61,9 @@ def figures_of(totals: Totals, top_k: int, labels: int) -> dict[str, NDArray[np.
         figures["next_token_repeat"] = shared / pairs / top_k
         missed = totals.missed / deciding[:, None]
     for size_of_batch in BATCHES:
+        told = deciding[0] >= size_of_batch  # the recording has as many requests
         distinct = (1 - missed**size_of_batch).sum(axis=1)
-        figures[f"distinct_experts.{size_of_batch}"] = distinct
+        figures[f"distinct_experts.{size_of_batch}"] = distinct if told else distinct * np.nan
     if labels > 1:
         parts = _shares(totals.load[:labels])
         apart = entropy_bits(parts.mean(axis=0, dtype=np.float32)) - entropy_bits(parts).mean(

@@ -35,7 +35,7 @@ class AdapterTargets(Result):
     share: float  # p: what the experts reach on what they were chosen by
     experts: int  # in all layers
     of_experts: float  # share of all experts
-    held_out: float  # share of the domain's assignments that they get on requests held out
+    held_out: float | None  # share of the domain's assignments on requests held out; None: none is
     elsewhere: float | None  # share of the other domains' assignments; None: there are none
     per_layer: list[LayerExperts]
 
@@ -82,7 +82,7 @@ def _targets(
         share=share,
         experts=int(chosen.sum()),
         of_experts=float(chosen.mean()),
-        held_out=_reached(test[place], chosen),
+        held_out=_reached(test[place], chosen) if test[place].any() else None,
         elsewhere=_reached(others, chosen) if others.any() else None,
         per_layer=[
             LayerExperts(layer, np.flatnonzero(row).tolist())

@@ -101,7 +101,7 @@ def _adapt(targets: list[AdapterTargets]) -> str:
             clipped(found.domain, 20),
             f"{found.experts:,}",
             percent(found.of_experts),
-            percent(found.held_out),
+            "-" if found.held_out is None else percent(found.held_out),
             "-" if found.elsewhere is None else percent(found.elsewhere),
         ]
         for found in targets[:SHOWN]

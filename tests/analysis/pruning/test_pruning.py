@@ -148,7 +148,8 @@ def test_targets_get_what_they_were_chosen_for(model: MoEModel) -> None:
     trace = Trace.in_memory(model, *synthesize_rows(model, 4000, requests=40, skew=2.0))
     for target in analyze_pruning(trace, share=0.5).targets:
         assert target.held_out == pytest.approx(0.55, abs=0.12)
-        assert target.elsewhere is not None and target.elsewhere < target.held_out
+        assert target.held_out is not None and target.elsewhere is not None
+        assert target.elsewhere < target.held_out
         assert target.experts == sum(len(layer.experts) for layer in target.per_layer)
 
 
@@ -175,6 +176,14 @@ def test_contexts_of_independent_layers_are_alike_by_chance_alone(model: MoEMode
     assert merge is not None and abs(merge.typical) < 0.1
     assert np.mean([abs(pair.similarity) for pair in merge.pairs]) < 0.4
     assert np.mean([pair.fitted - pair.similarity for pair in merge.pairs]) > 0.1  # the optimism
+
+
+def test_a_domain_of_one_request_is_not_judged(model: MoEModel) -> None:
+    rows, requests = synthesize_rows(model, 300, requests=3, labels=("a",))
+    alone = [type(r)(r.index, "b" if r.index == 2 else "a") for r in requests]
+    result = analyze_pruning(Trace.in_memory(model, rows, alone))
+    judged = {target.domain: target.held_out for target in result.targets}
+    assert judged.get("b") is None and judged["a"] is not None
 
 
 def test_one_request_is_cut_in_the_middle(model: MoEModel) -> None:
