@@ -169,14 +169,16 @@ def _counted_words(affinity: AffinityResult) -> str:
 
 
 def _next_commands(affinity: AffinityResult, path: str) -> str:
-    """Placement where pairs last, prefetch where a layer tells of the next."""
-    verbs = []
+    """What it is good for, and the commands that find out how good."""
+    uses, verbs = [], []
     if affinity.modularity is not None:
-        verbs.append((f"place {path} --gpus 8 --solver coactivation", "groups to GPUs"))
+        uses.append("experts that go together can share a GPU, so that tokens are sent to fewer")
+        verbs.append(f"place {path} --gpus 8 --solver coactivation")
     if affinity.next_layer_top1 is not None:
-        verbs.append((f"cache prefetch {path} --predictor markov", "the next layer's experts"))
-    lines = (f"{'Next:' if not n else '':7}moeprof {verb}" for n, (verb, _) in enumerate(verbs))
-    return "\n".join(lines)
+        uses.append("those that follow can be fetched ahead")
+        verbs.append(f"cache prefetch {path} --predictor markov")
+    lines = (f"{'Next:' if not n else '':7}moeprof {verb}" for n, verb in enumerate(verbs))
+    return "\n".join([wrapped(f"Good for: {'; '.join(uses)}."), *lines])
 
 
 def _halved(affinity: AffinityResult) -> str:
