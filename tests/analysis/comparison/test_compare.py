@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
 from moeprof.analysis import analyze_load, analyze_locality, analyze_specialization
-from moeprof.analysis.comparison import compare_traces
+from moeprof.analysis.comparison import compare_traces, router_saturation
 from moeprof.analysis.comparison.differences import judge_together
 from moeprof.analysis.counting import expert_load
 from moeprof.errors import InputError
@@ -145,6 +145,29 @@ def test_agreement_counts_shared_experts(trace: Trace) -> None:
     assert agreement is not None and agreement.agreement == pytest.approx(np.mean(shared))
     assert agreement.chance["agreement"] == pytest.approx(3 / 16, abs=0.03)
     assert agreement.exact == pytest.approx(np.mean(np.array(shared) == 1))
+
+
+def test_first_choices_are_compared_where_their_order_was_recorded(trace: Trace) -> None:
+    a, b = (with_experts(trace, experts_of(trace)[:, :, order]) for order in ([0, 1, 2], [1, 0, 2]))
+    result = compare_traces(a, b, same_tokens=True).agreement
+    assert result is not None and result.first is None and result.exact == 1
+    a.manifest.rank_ordered = b.manifest.rank_ordered = True
+    result = compare_traces(a, b, same_tokens=True).agreement
+    assert result is not None and result.first == 0 and result.agreement == 1
+
+
+def test_saturation_is_agreement_with_the_last(trace: Trace, model: MoEModel) -> None:
+    experts = experts_of(trace)
+    half = experts.copy()
+    half[::2] = [13, 14, 15]
+    result = router_saturation([with_experts(trace, half), trace, trace], same_tokens=True)
+    expected = 0.5 + np.isin(experts[::2], [13, 14, 15]).mean() / 2
+    assert [c.saturation for c in result.checkpoints] == pytest.approx([expected, 1])
+    other = Trace.in_memory(model, *synthesize_rows(model, 500, requests=5))
+    with pytest.raises(InputError, match="not known to be of the same tokens"):
+        router_saturation([other, trace])
+    with pytest.raises(InputError, match="two checkpoints at least"):
+        router_saturation([trace])
 
 
 def test_other_models_are_compared_over_even_routers(trace: Trace) -> None:
