@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moeprof.errors import InputError
 
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `place` names it in messages, which never quote its text."""
+    """One prompt. `place` names it in messages, which never quote its text.
 
-    text: str
+    `token_ids` stand in the place of `text`, and `completion_token_ids` in that of `completion`:
+    what an engine was really given, for captures that take ids.
+    """
+
+    text: str = ""
     label: str | None = None
     place: str = "prompt"
     completion: str | None = None  # what it was answered with, for captures that are given that
+    token_ids: tuple[int, ...] | None = None
+    completion_token_ids: tuple[int, ...] | None = None
+    name: str | None = None  # the id by which an engine or its client knows it
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All ids that were given."""
+        return (*(self.token_ids or ()), *(self.completion_token_ids or ()))
 
 
 class _Line(BaseModel):
@@ -25,15 +41,19 @@ class _Line(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    text: str = Field(min_length=1)
+    text: Annotated[str, Field(min_length=1)] | None = None
     label: str | None = None
     completion: str | None = None
+    token_ids: TokenIds | None = None
+    completion_token_ids: TokenIds | None = None
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
     """The prompts of a file, in order: `.jsonl` of {"text", "label"}, or `.txt` of one a line.
 
-    Blank lines are passed over. Raises InputError, with file and line, for anything else.
+    A line of `.jsonl` may have "token_ids" instead of "text", and "completion_token_ids" instead of
+    "completion". Blank lines are passed over. Raises InputError, with file and line, for anything
+    else.
     """
     path = Path(path)
     if path.suffix not in (".jsonl", ".txt"):
@@ -70,4 +90,34 @@ def _parse(line: str, place: str) -> Prompt:
         where = ".".join(str(part) for part in first["loc"])
         what = f"{where}: {first['msg']}" if where else first["msg"]
         raise InputError(f'{place}: {what}; a line is {{"text": "...", "label": "..."}}') from None
-    return Prompt(parsed.text, parsed.label, place, parsed.completion)
+    if (parsed.text is None) == (parsed.token_ids is None):
+        raise InputError(f"{place}: text: give it or token_ids, one of them")
+    if parsed.completion is not None and parsed.completion_token_ids is not None:
+        raise InputError(f"{place}: completion: give it or completion_token_ids, one of them")
+    return Prompt(
+        parsed.text or "",
+        parsed.label,
+        place,
+        parsed.completion,
+        None if parsed.token_ids is None else tuple(parsed.token_ids),
+        None if parsed.completion_token_ids is None else tuple(parsed.completion_token_ids),
+    )
+
+
+def check_token_ids(prompt: Prompt, vocabulary: int) -> None:
+    """Raises InputError unless every id that `prompt` gives is one of so many."""
+    wrong = [token for token in prompt.ids if not 0 <= token < vocabulary]
+    if wrong:
+        raise InputError(
+            f"{prompt.place}: token id {wrong[0]} is not in this model's vocabulary of "
+            f"{vocabulary:,}: give ids of its own tokenizer"
+        )
+
+
+def check_texts(prompts: Iterable[Prompt]) -> None:
+    """Raises InputError where a prompt is token ids, for captures that take text alone."""
+    for prompt in prompts:
+        if prompt.token_ids is not None:
+            raise InputError(
+                f"{prompt.place}: token_ids are taken by capture stream and transformers; give text"
+            )

@@ -1,9 +1,10 @@
 """Record a model that does not fit: one decoder layer at a time is read from its checkpoint.
 
 The prompts file is .jsonl with {"text": ..., "completion": ..., "label": ...} a line, or .txt with
-a prompt a line. Text is prefill; a completion, if given, is fed as if the model had written it, and
-its tokens are decode. Nothing is generated. A run that was interrupted goes on at its layer when
-the same command is given again.
+a prompt a line; "token_ids" and "completion_token_ids" may stand in the place of texts. Text is
+prefill; a completion, if given, is fed as if the model had written it, and its tokens are decode.
+Nothing is generated. A run that was interrupted goes on at its layer when the same command is given
+again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from moeprof.capture.stream.request_log import chat_template, prompts_from_log
 from moeprof.capture.stream.run import StreamResult, stream
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of, warn
 from moeprof.cli.limits import MarginsFlag, parse_bytes
+from moeprof.cli.recordings import RequestNamesFlag
 from moeprof.errors import InputError
 
 
@@ -50,6 +52,11 @@ def run(
         bool, typer.Option("--token-ids", help="Record token ids: they are the text.")
     ] = False,
     margins: MarginsFlag = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Texts of equal length that run together; all that fit. 1 is exact."),
+    ] = None,
+    request_names: RequestNamesFlag = "hashed",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
     ] = False,
@@ -70,6 +77,8 @@ def run(
         weights=weights,
         token_ids=token_ids,
         margins=margins,
+        batch_size=batch_size,
+        request_names=request_names,
         trust_remote_code=trust_remote_code,
         force=force,
         progress=lambda line: warn(line, quiet=quiet),

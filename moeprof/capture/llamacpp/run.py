@@ -18,7 +18,7 @@ from moeprof.capture.llamacpp.reading import LogReader
 from moeprof.capture.llamacpp.tap import Tap, compiled_callback, wanted_results
 from moeprof.capture.llamacpp.traffic import DecodedHandler
 from moeprof.capture.pipeline import MAX_PENDING_BYTES, Pipeline, open_pipeline
-from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.prompts import Prompt, check_texts, read_prompts
 from moeprof.capture.result import CaptureResult, check_numbers, check_output, settle
 from moeprof.capture.sink import TraceSink
 from moeprof.errors import InputError
@@ -90,6 +90,7 @@ def capture_llamacpp(
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     if not wanted:
         raise InputError("there are no prompts")
+    check_texts(wanted)
     check_output(Path(output), force=force)
     gguf = read_gguf_model(model_path)
     results = wanted_results(gguf.model, weights=weights, margins=margins)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moeprof.capture.http import HttpClient
 from moeprof.capture.limits import Limits
-from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.prompts import Prompt, check_texts, read_prompts
 from moeprof.capture.result import check_numbers, check_output
 from moeprof.capture.server.asker import RETRY_S, Asker
 from moeprof.capture.server.asking import Asking, Engine, server_address
@@ -68,6 +68,7 @@ def capture_server(
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     if not wanted:
         raise InputError("there are no prompts")
+    check_texts(wanted)
     check_output(Path(output), force=force)
     with HttpClient(
         server_address(url),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from moeprof.capture.http import HttpClient, is_loopback
-from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.prompts import Prompt, check_texts, read_prompts
 from moeprof.capture.result import check_output
 from moeprof.capture.server.asking import Asking, Served, server_address
 from moeprof.capture.server.job import Progress
@@ -65,6 +65,7 @@ def capture_recorder(
         raise InputError("the recorder runs for a duration or while prompts are answered: give one")
     asking = asking or Asking()
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts or ())
+    check_texts(wanted)
     check_output(Path(output), force=force)
     url = server_address(url)
     with HttpClient(url, token=token, timeout_s=timeout_s) as client:

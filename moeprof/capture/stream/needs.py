@@ -27,6 +27,7 @@ class Needs:
     token_bytes: int  # of activations a token
     pair_bytes: int  # of attention a pair of tokens of one sequence
     budget_bytes: int
+    batch_size: int | None = None  # texts that may run together at most
 
     @property
     def fixed_bytes(self) -> int:
@@ -57,7 +58,7 @@ class Needs:
     def rows_that_fit(self, length: int) -> int:
         """Sequences of `length` tokens that may run together, at least one."""
         room = self.room_bytes // max(1, self.sequence_bytes(length))
-        return max(1, min(room, TOKENS_TOGETHER // length))
+        return max(1, min(room, TOKENS_TOGETHER // length, self.batch_size or room))
 
     def needed_bytes(self, held: int) -> int:
         """The least budget with room for `held` bytes of a text."""

@@ -6,6 +6,8 @@ A line of JSON is one request with its answer. Where they stand in it, by who wr
   `custom_id` (platform.openai.com/docs/guides/batch); a file of lines with both is taken as it is.
 - LiteLLM's `StandardLoggingPayload`: `messages` and `response` side by side
   (docs.litellm.ai/docs/proxy/logging_spec).
+- vLLM, asked to `return_token_ids`: `prompt_token_ids` of the answer or its choice, and `token_ids`
+  of the choice (vllm-project/vllm, entrypoints/openai/chat_completion/protocol.py).
 - anything else that keeps `request` and `response`, or the two bodies' own keys on one line.
 
 Messages never quote a line: it is what somebody asked.
@@ -31,7 +33,8 @@ def prompts_from_log(
     """The prompts of `path`, in order, with what they were answered.
 
     `render` makes a text of chat messages, as `chat_template` does; `asked` is the input file of a
-    batch whose output is `path`. A batch's `custom_id` becomes the label. Requests that failed (an
+    batch whose output is `path`. Token ids are taken where the log has them. The prompt's `name` is
+    the line's `custom_id` or `id`, or the answer's `id`. Requests that failed (an
     `error`, or a status other than 200) are passed over. Raises InputError, naming file and line,
     for a line that holds no request with an answer, and where messages need a template.
     """
@@ -42,15 +45,48 @@ def prompts_from_log(
         if line.get("error") or not _is_ok(line.get("response")):
             continue
         request = bodies.get(str(line.get("custom_id")), _request(line))
-        text = _text(request, render, place)
-        completion = _completion(answer if answer else line)
-        if completion is None:
-            raise InputError(f"{place}: holds no answer: choices, or response with choices")
-        label = line.get("custom_id")
-        prompts.append(Prompt(text, None if label is None else str(label), place, completion))
+        prompts.append(_prompt(line, request, answer if answer else line, render, place))
     if not prompts:
         raise InputError(f"{path}: holds no request that was answered")
     return prompts
+
+
+def _prompt(
+    line: Mapping[str, Any],
+    request: Mapping[str, Any],
+    answer: Mapping[str, Any],
+    render: Render | None,
+    place: str,
+) -> Prompt:
+    choice = _first_choice(answer)
+    asked, answered = _asked_ids(request, answer, choice), _ids(choice.get("token_ids"))
+    completion = None if answered else _completion(choice)
+    if answered is None and completion is None:
+        raise InputError(f"{place}: holds no answer: choices, or response with choices")
+    label, names = line.get("label"), (line.get("custom_id"), line.get("id"), answer.get("id"))
+    return Prompt(
+        "" if asked else _text(request, render, place),
+        label if isinstance(label, str) else None,
+        place,
+        completion,
+        asked,
+        answered,
+        next((str(name) for name in names if name is not None), None),
+    )
+
+
+def _asked_ids(
+    request: Mapping[str, Any], answer: Mapping[str, Any], choice: Mapping[str, Any]
+) -> tuple[int, ...] | None:
+    """The ids that the model was given: vLLM returns them, and a completion may be asked in ids."""
+    told = (choice.get("prompt_token_ids"), answer.get("prompt_token_ids"), request.get("prompt"))
+    return next((ids for value in told if (ids := _ids(value))), None)
+
+
+def _ids(value: Any) -> tuple[int, ...] | None:
+    if not isinstance(value, list) or not value:
+        return None
+    return tuple(value) if all(type(token) is int for token in value) else None
 
 
 def chat_template(folder: str | Path, *, trust_remote_code: bool = False) -> Render:
@@ -165,12 +201,15 @@ def _is_text(content: Any) -> bool:
     return content is None or isinstance(content, str) or (isinstance(content, list) and plain)
 
 
-def _completion(answer: Mapping[str, Any]) -> str | None:
-    """The text of the first choice, without what a server keeps apart as reasoning; or None."""
+def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     choices = answer.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return None
-    first = choices[0]
+        return {}
+    return choices[0]
+
+
+def _completion(first: Mapping[str, Any]) -> str | None:
+    """The text of a choice, without what a server keeps apart as reasoning; or None."""
     message = first.get("message")
     if not isinstance(message, dict):
         text = first.get("text")

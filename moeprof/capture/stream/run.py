@@ -29,6 +29,7 @@ from moeprof.capture.stream.writing import write_trace
 from moeprof.capture.transformers.run import torch_threads
 from moeprof.errors import InputError
 from moeprof.result import Result
+from moeprof.trace.schema import RequestNames
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +62,8 @@ def stream(
     weights: bool = False,
     token_ids: bool = False,
     margins: bool = False,
+    batch_size: int | None = None,
+    request_names: str = "hashed",
     trust_remote_code: bool = False,
     force: bool = False,
     progress: Say | None = None,
@@ -73,13 +76,17 @@ def stream(
     Hidden states and routing lie in the folder `output`.stream until then; a run that was
     interrupted goes on with the layer it was at when it is called the same way again. `device` is
     CUDA where there is one; `threads` are those of torch on the CPU, its own choice if None.
-    `memory_bytes` bounds the process, or with CUDA what is taken of the
-    GPU, and is nine tenths of what is free if None. `progress` is told, in sentences.
+    At most `batch_size` texts of equal length run through a layer together, as many as fit if None;
+    with 1 every sum is the model's own. `request_names` says what the trace keeps of a prompt's
+    `name`: hashed, plain or none. `memory_bytes` bounds the process, or with CUDA what is taken of
+    the GPU, and is nine tenths of what is free if None. `progress` is told, in sentences.
 
     Raises InputError for a checkpoint, prompts or output that cannot be used, InfeasibleError where
     memory or disk do not suffice, before any layer is read; MoeprofError where the disk fails.
     """
     check_numbers(threads=1 if threads is None else threads)
+    check_numbers(batch_size=1 if batch_size is None else batch_size)
+    RequestNames.parse(request_names)
     wanted = read_prompts(prompts) if isinstance(prompts, str | Path) else list(prompts)
     if not wanted:
         raise InputError("there are no prompts")
@@ -97,6 +104,8 @@ def stream(
             Path(output),
             layout=layout,
             token_ids=token_ids,
+            request_names=request_names,
+            batch_size=batch_size,
             memory_bytes=memory_bytes,
             process_bytes=max(base, resident_bytes()),
             force=force,
@@ -111,6 +120,8 @@ def stream_sequences(
     *,
     layout: Layout,
     token_ids: bool,
+    request_names: str,
+    batch_size: int | None,
     memory_bytes: int | None,
     process_bytes: int,
     force: bool,
@@ -118,13 +129,13 @@ def stream_sequences(
 ) -> StreamResult:
     """`stream` of sequences that are tokenized already."""
     tokens, longest = sum(map(len, sequences)), max(map(len, sequences))
-    needs = _needs(opened, memory_bytes, process_bytes)
+    needs = _needs(opened, memory_bytes, process_bytes, batch_size)
     chunks = plan_chunks(needs, longest, opened, _expert_bytes(opened))
     rows = file_rows(len(opened.sites), layout)
     width = _hidden_bytes(opened)
     disk_bytes = tokens * (2 * width + len(opened.sites) * sum(rows.values()))
     output.parent.mkdir(parents=True, exist_ok=True)
-    signature = _sign(opened.signature, sequences, layout)
+    signature = _sign({**opened.signature, "batch_size": batch_size}, sequences, layout)
     folder = output.with_name(f"{output.name}.stream")
     check_disk(output.parent, disk_bytes - held_bytes(folder))
     store = Store(folder, signature, rows, force=force)
@@ -141,6 +152,7 @@ def stream_sequences(
             sequences,
             store,
             token_ids=token_ids,
+            request_names=request_names,
             force=force,
         )
     finally:
@@ -170,7 +182,9 @@ def _sign(known: Mapping[str, Any], sequences: Iterable[TokenSequence], layout: 
     return digest.hexdigest()
 
 
-def _needs(opened: OpenedModel, memory_bytes: int | None, process_bytes: int) -> Needs:
+def _needs(
+    opened: OpenedModel, memory_bytes: int | None, process_bytes: int, batch_size: int | None
+) -> Needs:
     import torch
 
     skeleton, places = opened.skeleton, opened.places
@@ -191,6 +205,7 @@ def _needs(opened: OpenedModel, memory_bytes: int | None, process_bytes: int) ->
         token_bytes=token_bytes,
         pair_bytes=pair_bytes,
         budget_bytes=memory_bytes,
+        batch_size=batch_size,
     )
 
 

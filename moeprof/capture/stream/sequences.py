@@ -24,14 +24,19 @@ class TokenSequence:
     prompt_tokens: int
     output_tokens: int | None = None  # of the completion
     label: str | None = None
+    name: str | None = None  # the engine's id of the request
 
     @classmethod
     def of(
-        cls, prompt: Sequence[int], completion: Sequence[int] = (), label: str | None = None
+        cls,
+        prompt: Sequence[int],
+        completion: Sequence[int] = (),
+        label: str | None = None,
+        name: str | None = None,
     ) -> TokenSequence:
         """The sequence of `prompt`, with teacher forcing over `completion`."""
         ids = np.array([*prompt, *completion[:-1]], np.int64)
-        return cls(ids, len(prompt), len(completion) or None, label)
+        return cls(ids, len(prompt), len(completion) or None, label, name)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.capture.layout import Layout
+from moeprof.capture.naming import request_key, request_name
 from moeprof.capture.stream.sequences import TokenColumns, TokenSequence
 from moeprof.capture.stream.store import Store
 from moeprof.model import MoEModel
@@ -28,11 +29,14 @@ def write_trace(
     store: Store,
     *,
     token_ids: bool,
+    request_names: str,
     force: bool,
 ) -> Path:
     """The trace at `path` of everything that `store` holds."""
     import transformers
 
+    key = request_key()
+    names = request_names if any(s.name is not None for s in sequences) else "none"
     with TraceWriter(
         path,
         model,
@@ -42,10 +46,12 @@ def write_trace(
         weights=layout.weights,
         margins=layout.margins,
         token_ids=token_ids,
+        request_names=names,
         force=force,
     ) as writer:
         for index, sequence in enumerate(sequences):
-            writer.put_request(_request(index, sequence))
+            told = None if sequence.name is None else request_name(sequence.name, names, key)
+            writer.put_request(_request(index, sequence, told))
         columns = TokenColumns.of(sequences)
         ids = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int32)
         for start in range(0, len(ids), TOGETHER):
@@ -101,10 +107,11 @@ def _rows(
     )
 
 
-def _request(index: int, sequence: TokenSequence) -> Request:
+def _request(index: int, sequence: TokenSequence, name: str | None) -> Request:
     return Request(
         index=index,
         label=sequence.label,
         prompt_tokens=sequence.prompt_tokens,
         output_tokens=sequence.output_tokens,
+        name=name,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moeprof.capture.limits import Limits
-from moeprof.capture.prompts import Prompt, read_prompts
+from moeprof.capture.prompts import Prompt, check_token_ids, read_prompts
 from moeprof.capture.result import CaptureResult, check_numbers, check_output, settle
 from moeprof.capture.transformers.record import describe_config, record
 from moeprof.errors import InputError, MissingExtraError, MoeprofError
@@ -160,12 +160,16 @@ def model_class(config: Any) -> Any:
 
 def _tokenize(loaded: Loaded, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
     """Token ids of every prompt. InputError where a prompt is empty or leaves no room."""
-    encoded: list[list[int]] = loaded.tokenizer([p.text for p in prompts])["input_ids"]
     config = loaded.model.config.get_text_config()
+    encoded = [
+        list(loaded.tokenizer(prompt.text)["input_ids"] if given is None else given)
+        for prompt, given in ((prompt, prompt.token_ids) for prompt in prompts)
+    ]
     most = getattr(config, "max_position_embeddings", None)
     for prompt, ids in zip(prompts, encoded, strict=True):
         if not ids:
             raise InputError(f"{prompt.place}: has no tokens in this model's vocabulary")
+        check_token_ids(prompt, config.vocab_size)
         if most is not None and len(ids) + max_new_tokens > most:
             raise InputError(
                 f"{prompt.place}: {len(ids)} tokens and {max_new_tokens} new ones exceed the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,35 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     trace = open_trace(tmp_path / "t")
     assert trace.phase.tolist() == [Phase.PREFILL] * 3 + [Phase.DECODE, Phase.PREFILL]
     assert trace.labels == ("a",)
+
+
+def test_token_ids_are_fed_as_they_are(folder: Path, tmp_path: Path) -> None:
+    """No tokenizer is asked: another one might cut the text elsewhere."""
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    given = [Prompt(token_ids=(5, 6, 7), completion_token_ids=(8, 9, 10))]
+    moeprof.stream(bare, given, tmp_path / "ids", device="cpu", token_ids=True)
+    moeprof.stream(folder, TEXT, tmp_path / "text", device="cpu", token_ids=True)
+    one, other = open_trace(tmp_path / "ids"), open_trace(tmp_path / "text")
+    assert one.token_id.tolist() == other.token_id.tolist() == [5, 6, 7, 8, 9]
+    assert all((one.experts(n) == other.experts(n)).all() for n in other.layers)
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        ([5, 64], r"p\.jsonl:2: token id 64 is not in this model's vocabulary of 64"),
+        ([5, 60], r"p\.jsonl:2: holds image tokens"),
+        ([5] * 129, r"p\.jsonl:2: 129 tokens exceed the model's 128 positions: shorten it"),
+    ],
+)
+def test_ids_that_cannot_be_fed_are_named_by_line(
+    ids: list[int], says: str, folder: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text(f'{{"token_ids": [5]}}\n{{"token_ids": {ids}}}\n')
+    with pytest.raises(InputError, match=says):
+        moeprof.stream(folder, prompts, tmp_path / "t", device="cpu")
 
 
 def test_image_tokens_are_refused(folder: Path, tmp_path: Path) -> None:

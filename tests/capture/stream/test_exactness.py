@@ -13,6 +13,7 @@ import pytest
 import moeprof
 from moeprof.capture import Prompt, read_prompts, record
 from moeprof.capture.stream.chunks import Chunks
+from moeprof.capture.transformers.run import torch_threads
 from moeprof.trace import Trace, open_trace, validate_trace
 
 from .models import STREAMED, load, make, save, text_of
@@ -140,22 +141,24 @@ def test_equal_lengths_run_together(
 
 def test_the_shipped_model_gives_the_recording_that_hooks_give(tmp_path: Path, torch: Any) -> None:
     folder = Path(moeprof.__file__).parent / "demo" / "tiny_m3"
-    whole = read_prompts(folder / "prompts.jsonl")[:6]
-    prompts = [
-        replace(prompt, text=prompt.text[: 100 + 50 * place]) for place, prompt in enumerate(whole)
-    ]
+    prompts = read_prompts(folder / "prompts.jsonl")[::8]  # one of every kind, 132 to 250 tokens
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model, extras = load(folder), {"weights": True, "margins": True, "token_ids": True}
     ids = [tokenizer(prompt.text, return_tensors="pt")["input_ids"] for prompt in prompts]
-    assert len({row.shape[1] for row in ids}) == len(ids)
     labels = [prompt.label for prompt in prompts]
-    with record(model, tmp_path / "hooks", labels=labels, **extras), torch.no_grad():
+    with (
+        torch_threads(1),  # small products: threads would wait for each other
+        record(model, tmp_path / "hooks", labels=labels, **extras),
+        torch.no_grad(),
+    ):
         for row in ids:
             model(input_ids=row, use_cache=False)
-    moeprof.stream(folder, prompts, tmp_path / "t", device="cpu", dtype="float32", **extras)
+    asked = {**extras, "device": "cpu", "dtype": "float32", "batch_size": 1, "threads": 1}
+    moeprof.stream(folder, prompts, tmp_path / "t", **asked)
     one, other = open_trace(tmp_path / "t"), open_trace(tmp_path / "hooks")
+    assert len(one.requests) == 7
     assert_same_rows(one, other)
     assert np.array_equal(one.token_id, other.token_id)
     assert [r.label for r in one.requests] == [r.label for r in other.requests]

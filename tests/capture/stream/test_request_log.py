@@ -58,7 +58,26 @@ def test_a_batch_is_joined_by_its_ids_and_failures_are_passed_over(tmp_path):
     ]
     out = _write(tmp_path / "out.jsonl", failed, refused, *answers)
     prompts = prompts_from_log(out, asked=_write(tmp_path / "in.jsonl", *asked))
-    assert [(p.label, p.text) for p in prompts] == [("r3", "w3"), ("r2", "w2")]
+    assert [(p.name, p.text) for p in prompts] == [("r3", "w3"), ("r2", "w2")]
+
+
+def test_ids_of_the_log_are_taken_before_its_texts(tmp_path):
+    """As vLLM returns them, in a chat and a completion, and a prompt that was asked in ids."""
+    chat = {"message": {"content": "w5 w6"}, "token_ids": [5, 6]}
+    text = {"text": "w5", "prompt_token_ids": [1], "token_ids": [5]}
+    lines = [
+        {
+            "request": {"messages": MESSAGES},
+            "response": {"id": "chatcmpl-1", "prompt_token_ids": [1, 2], "choices": [chat]},
+        },
+        {"request": {"prompt": "w1"}, "response": {"choices": [text]}, "id": 7},
+        {"request": {"prompt": [1, 2]}, "response": TEXT, "label": "code"},
+    ]
+    first, second, third = prompts_from_log(_write(tmp_path / "log.jsonl", *lines))
+    assert (first.token_ids, first.completion_token_ids) == ((1, 2), (5, 6))
+    assert (second.token_ids, second.completion_token_ids) == ((1,), (5,))
+    assert (third.token_ids, third.completion, third.label) == ((1, 2), "w5 w6", "code")
+    assert [p.name for p in (first, second, third)] == ["chatcmpl-1", "7", None]
 
 
 @pytest.mark.parametrize(
