@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.analysis.counting import count_layer
+from moeprof.analysis.counting import refuse_foreign_ids
 from moeprof.analysis.uncertainty import (
     Interval,
     benjamini_hochberg,
@@ -93,16 +93,19 @@ class VocabularyResult(Result):
 
 
 class _Tokens(NamedTuple):
+    """The tokens that are counted."""
+
     ids: NDArray[np.int32]  # [ids] vocabulary id of each code
-    code: NDArray[np.int32]  # [tokens] place in `ids`, len(ids) where left out
-    shuffled: list[NDArray[np.int32]]  # the same, shuffled within requests
-    block: NDArray[np.int32]  # [tokens] block of its request, times len(ids) + 1, plus code
-    blocks: int
-    share: float
+    rows: NDArray[np.int64]  # [tokens] of the trace
+    code: NDArray[np.int64]  # [tokens] place in `ids`
+    shuffled: list[NDArray[np.int64]]  # the same, shuffled within requests
+    block: NDArray[np.int64]  # [tokens] block of its request
+    share: float  # that these are of the tokens of their requests
+    plogp: NDArray[np.float64]  # [assignments + 1] n log2 n
 
 
 class _Layer(NamedTuple):
-    counts: NDArray[np.float64]  # [ids, experts]
+    counts: NDArray[np.int64]  # [ids, experts]
     values: NDArray[np.float64]  # specialization, information, explained
     null: NDArray[np.float64]  # [shuffles, 3]
     left_out: NDArray[np.float64]  # [blocks] explained
@@ -129,7 +132,7 @@ def analyze_vocabulary(
     without = [_adjusted(x.left_out, c[2]) for x, c in zip(layers, chance, strict=True)]
     mean, mean_null = values.mean(axis=0), chance.mean(axis=0)
     return VocabularyResult(
-        tokens=int((tokens.code < len(tokens.ids)).sum()),
+        tokens=len(tokens.rows),
         token_share=tokens.share,
         ids=len(tokens.ids),
         specialization=float(mean[0]),
@@ -180,72 +183,77 @@ def _choose(trace: Trace, left_out: NDArray[np.bool_] | None, seed: int) -> _Tok
             f"{trace}: needs token ids that come {MIN_OCCURRENCES} times, and 2 requests"
         )
     place = np.searchsorted(ids, trace.token_id).clip(max=len(ids) - 1)
-    known = inside & (ids[place] == trace.token_id)
-    code = np.where(known, place, len(ids)).astype(np.int32)
-    block = rank[request] % blocks * (len(ids) + 1) + code
+    rows = np.flatnonzero(inside & (ids[place] == trace.token_id))
+    rows = rows[np.argsort(request[rows], kind="stable")]
+    code, of = place[rows], request[rows]
+    n = np.arange(len(rows) * trace.top_k + 1, dtype=np.float64)
     return _Tokens(
         ids,
+        rows,
         code,
-        [_shuffled(code, known, request, rng) for _ in range(SHUFFLES)],
-        block.astype(np.int32),
-        blocks,
-        float(known.sum() / max(inside.sum(), 1)),
+        [code[np.lexsort((rng.random(len(rows)), of))] for _ in range(SHUFFLES)],
+        rank[of] % blocks,
+        len(rows) / max(int(inside.sum()), 1),
+        n * np.log2(n, out=np.zeros_like(n), where=n > 0),
     )
-
-
-def _shuffled(
-    code: NDArray[np.int32],
-    known: NDArray[np.bool_],
-    request: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> NDArray[np.int32]:
-    """`code` [tokens] with those that are `known` shuffled within each request."""
-    rows = np.flatnonzero(known)
-    of = request[rows]
-    apart = rows[np.argsort(of, kind="stable")]
-    mixed = rows[np.lexsort((rng.random(len(rows)), of))]
-    moved = code.copy()
-    moved[apart] = code[mixed]
-    return moved
 
 
 def _walk(trace: Trace, layer: int, tokens: _Tokens) -> _Layer:
-    ids = len(tokens.ids)
-    blocks = count_layer(trace, layer, tokens.block, tokens.blocks * (ids + 1))
-    by_block = blocks.reshape(tokens.blocks, ids + 1, -1)[:, :-1]
+    there, chosen = _chosen(trace, layer, tokens.rows)
+    ids, experts = len(tokens.ids), trace.experts_per_layer
+
+    def count(code: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
+        """[groups, experts] assignments of the tokens of each of `code` [tokens]."""
+        places = code[there][:, None] * experts + chosen
+        return np.bincount(places.ravel(), minlength=groups * experts).reshape(groups, experts)
+
+    def values(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        return _values(counts, trace.top_k, tokens.plogp)
+
+    blocks = int(tokens.block.max()) + 1
+    by_block = count(tokens.block * ids + tokens.code, blocks * ids).reshape(blocks, ids, experts)
     counts = by_block.sum(axis=0)
-    null = [_values(_count(trace, layer, code, ids), trace.top_k) for code in tokens.shuffled]
-    left_out = [_values(counts - part, trace.top_k)[2] for part in by_block]
     return _Layer(
-        counts.astype(np.float64),
-        _values(counts, trace.top_k),
-        np.stack(null),
-        np.array(left_out),
-        *_by_expert(counts, trace.top_k),
+        counts,
+        values(counts),
+        np.stack([values(count(code, ids)) for code in tokens.shuffled]),
+        np.array([values(counts - part)[2] for part in by_block]),
+        *_by_expert(counts, trace.top_k, tokens.plogp),
     )
 
 
-def _count(trace: Trace, layer: int, code: NDArray[np.int32], ids: int) -> NDArray[np.int64]:
-    return count_layer(trace, layer, code, ids + 1)[:-1]
+def _chosen(
+    trace: Trace, layer: int, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """[rows] which have `layer`, and the experts of those, [those, k]."""
+    recorded = trace.recorded(layer)
+    there = recorded[rows]
+    place = rows if recorded.all() else (np.cumsum(recorded) - 1)[rows[there]]
+    chosen = trace.experts(layer)[place].astype(np.int64)
+    refuse_foreign_ids(trace, layer, int((chosen >= trace.experts_per_layer).sum()))
+    return there, chosen
 
 
-def _values(counts: NDArray[np.int64], top_k: int) -> NDArray[np.float64]:
+def _values(
+    counts: NDArray[np.int64], top_k: int, plogp: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Specialization, I(X; E) and explained share of `counts` [ids, experts]."""
-    occurrences = counts.sum(axis=1) / top_k
+    occurrences = counts.sum(axis=1) // top_k
     seen = occurrences > 0
     strongest = counts[seen].max(axis=1) / occurrences[seen]
-    total = max(counts.sum(), 1)
-    joint = _plogp(counts).sum() - _plogp(counts.sum(axis=0)).sum()
-    information = (joint - _plogp(counts.sum(axis=1)).sum() + _plogp(total)) / total
-    shared, whole = _choices(counts, occurrences)
-    return np.array([strongest.mean(), information, shared.sum() / max(whole.sum(), 1e-300)])
+    total = int(counts.sum())
+    joint = plogp[counts].sum() - plogp[counts.sum(axis=0)].sum()
+    information = (joint - plogp[counts.sum(axis=1)].sum() + plogp[total]) / max(total, 1)
+    shared, whole = _choices(counts, top_k, plogp)
+    mean = strongest.mean() if len(strongest) else 0.0
+    return np.array([mean, information, shared.sum() / max(whole.sum(), 1e-300)])
 
 
 def _by_expert(
-    counts: NDArray[np.int64], top_k: int
+    counts: NDArray[np.int64], top_k: int, plogp: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[experts] the share of each one's routing that ids explain, and KL(p(x|e) || p(x))."""
-    shared, whole = _choices(counts, counts.sum(axis=1) / top_k)
+    shared, whole = _choices(counts, top_k, plogp)
     uses, ids = np.maximum(counts.sum(axis=0), 1), counts.sum(axis=1)
     ratio = (counts / uses) / np.maximum(ids / max(ids.sum(), 1), 1e-300)[:, None]
     logs = np.log2(ratio, out=np.zeros(ratio.shape), where=counts > 0)
@@ -254,22 +262,15 @@ def _by_expert(
 
 
 def _choices(
-    counts: NDArray[np.int64], occurrences: NDArray[np.float64]
+    counts: NDArray[np.int64], top_k: int, plogp: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """[experts] I(X; A_e) and H(A_e), times the tokens, in bits."""
-    n = occurrences.sum()
-    uses = counts.sum(axis=0)
-    whole = _plogp(n) - _plogp(uses) - _plogp(n - uses)
-    rest = _plogp(occurrences[:, None] - counts)
-    given = _plogp(occurrences).sum() - (_plogp(counts) + rest).sum(axis=0)
+    occurrences = counts.sum(axis=1) // top_k
+    tokens, uses = occurrences.sum(), counts.sum(axis=0)
+    whole = plogp[tokens] - plogp[uses] - plogp[tokens - uses]
+    rest = plogp[occurrences[:, None] - counts].sum(axis=0)
+    given = plogp[occurrences].sum() - plogp[counts].sum(axis=0) - rest
     return whole - given, whole
-
-
-def _plogp(values: NDArray[np.int64] | NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """n log2 n; 0 for 0."""
-    n = np.asarray(values, np.float64)
-    result: NDArray[np.float64] = n * np.log2(n, out=np.zeros_like(n), where=n > 0)
-    return result
 
 
 def _adjusted(explained: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.float64]:
