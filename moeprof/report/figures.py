@@ -31,6 +31,11 @@ from moeprof.report.projection_figures import (
 )
 from moeprof.report.sections.imbalance import whole_windows
 from moeprof.report.sections.memory import PIECES
+from moeprof.report.specialization_figures import (
+    draw_domain_distances,
+    draw_domains,
+    draw_specialists,
+)
 from moeprof.report.wording import GIB, short_count
 
 if TYPE_CHECKING:
@@ -242,6 +247,9 @@ FIGURES: dict[str, Callable[[Figure, ReportContents], bool]] = {
     "affinity-next-layer.png": draw_next_layer,
     "miss-ratio.png": draw_miss_ratio,
     "cache-policies.png": draw_policies,
+    "specialization.png": draw_domains,
+    "domain-distances.png": draw_domain_distances,
+    "specialists.png": draw_specialists,
     "memory.png": draw_memory,
     "projected-memory.png": draw_projected_memory,
     "projected-operations.png": draw_operations,
