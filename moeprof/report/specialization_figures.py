@@ -59,7 +59,7 @@ def draw_domain_distances(figure: Figure, contents: ReportContents) -> bool:
     if result is None or len(result.domains) < 3:
         return False
     apart = np.array(result.distances)
-    names = [plain(clipped(name, _NAME)) for name in result.domains]
+    names = [_drawn(name) for name in result.domains]
     axes = figure.add_subplot()
     image = axes.imshow(
         np.where(np.eye(len(names)), np.nan, apart), cmap="Blues", vmin=0, aspect="auto"
@@ -85,7 +85,7 @@ def draw_specialists(figure: Figure, contents: ReportContents) -> bool:
     if result is None or not result.specialists:
         return False
     shown = result.specialists[:15]
-    names = [f"{plain(clipped(s.domain, _NAME))}, L{s.layer} E{s.expert}" for s in shown]
+    names = [f"{_drawn(s.domain)}, L{s.layer} E{s.expert}" for s in shown]
     rows = np.arange(len(shown))
     here = np.array([100 * one.share for one in shown])
     elsewhere = np.array([100 * one.share_elsewhere for one in shown])
@@ -104,3 +104,13 @@ def draw_specialists(figure: Figure, contents: ReportContents) -> bool:
     axes.set_axisbelow(True)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
     return True
+
+
+def _drawn(name: str) -> str:
+    """A domain's name in letters that the font has, a box for each that it lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return plain(
+        "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in clipped(name, _NAME))
+    )
