@@ -131,7 +131,8 @@ def test_figures_of_odd_recordings(
 def test_hostile_names_do_not_break_figures(
     hostile: ReportContents, drawn: dict[str, object], tmp_path: Path
 ) -> None:
-    assert {path.name for path in save_figures(hostile, tmp_path)} == set(drawn)
+    names = {path.name for path in save_figures(hostile, tmp_path)}
+    assert names == set(drawn) - {"specialists.png"}  # of so few requests there are none
 
 
 def test_heatmap_image_is_the_load(contents: ReportContents) -> None:
