@@ -1,4 +1,4 @@
-"""Write one self-contained HTML page about a trace, and its figures as PNG if asked.
+"""Write one self-contained HTML page about a trace; its figures and tables as files if asked.
 
 Memory, speed and cost are those of MODEL on HARDWARE under the load that is named. Steps read the
 experts recorded; if MODEL is another than the recorded one, those of even routing, unless
@@ -55,6 +55,11 @@ def run(
         float | None, typer.Option(help="Advise for this time to the first token. [as projected]")
     ] = None,
     png: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Folder for the figures as SVG.")] = None,
+    pdf: Annotated[Path | None, typer.Option(help="Folder for the figures as PDF.")] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder for the page's data, a Parquet file a table.")
+    ] = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -64,7 +69,8 @@ def run(
     check_traffic(traffic)
     given = tpot_ms is not None or ttft_ms is not None
     targets = LatencyTargets(tpot_ms, ttft_ms) if given else None
-    check_targets(output, png, force=force)  # not only after a minute of analysis
+    figures = {"png": png, "svg": svg, "pdf": pdf}
+    check_targets(output, figures, tables, force=force)  # not only after a minute of analysis
     target = None if model is None else load_model(model)
     contents = gather_report(
         open_and_warn(trace, quiet),
@@ -76,7 +82,15 @@ def run(
         detailed=True,
         command=_command(trace, hardware, model, transfer, traffic, targets),
     )
-    written = write_report(contents, output, png_dir=png, force=force)
+    written = write_report(
+        contents,
+        output,
+        png_dir=png,
+        svg_dir=svg,
+        pdf_dir=pdf,
+        tables_dir=tables,
+        force=force,
+    )
     return Answer(
         written, report_text, json, inputs=[trace, *files_of(model), *hardware_files(hardware)]
     )

@@ -1,6 +1,7 @@
-"""The figures of the page as PNG, for slides and papers. One function a figure, one entry each.
+"""The figures of the page for slides and papers: PNG, SVG or PDF. One function a figure.
 
-Matplotlib draws on a figure of its own with the Agg canvas: no window, no global state.
+Same contents, same bytes: no date is written, and ids in an SVG come from its content. Matplotlib
+draws on a figure of its own with the Agg canvas: no window, no global state.
 """
 
 from __future__ import annotations
@@ -43,33 +44,51 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_figures(contents: ReportContents, folder: str | Path) -> list[Path]:
+# The facts that each format would be given by itself, which change from run to run.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "png": ("Software",),
+    "svg": ("Date", "Creator"),
+    "pdf": ("CreationDate", "Creator", "Producer"),
+}
+
+
+def save_figures(
+    contents: ReportContents, folder: str | Path, image_format: str = "png"
+) -> list[Path]:
     """Write every figure that `contents` has data for into `folder`; returns their paths.
 
-    All are drawn before the first is put in its place: a failure to draw leaves none behind.
+    `image_format` is one of FORMATS. All are drawn before the first is put in its place: a failure
+    to draw leaves none behind.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".figures-", dir=folder) as drafts:
-        drawn = [name for name in FIGURES if _draw(name, contents, Path(drafts))]
+        names = [(name, figure_file(name, image_format)) for name in FIGURES]
+        drawn = [file for name, file in names if _draw(name, contents, Path(drafts) / file)]
         for name in drawn:
             os.replace(Path(drafts) / name, folder / name)
     return [folder / name for name in drawn]
 
 
-def _draw(name: str, contents: ReportContents, folder: Path) -> bool:
-    """Draw one figure into `folder`; False where `contents` has no data for it."""
+def figure_file(name: str, image_format: str) -> str:
+    """The file of a figure of FIGURES in another format."""
+    return str(Path(name).with_suffix(f".{image_format}"))
+
+
+def _draw(name: str, contents: ReportContents, path: Path) -> bool:
+    """Draw one figure to `path`; False where `contents` has no data for it."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     style: Any = STYLE  # the stub lists every key as a literal
-    with matplotlib.rc_context(rc=style):
+    with matplotlib.rc_context(rc={**style, "svg.hashsalt": "moeprof"}):
         figure = Figure(figsize=(8.6, 4.6), dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
         if not FIGURES[name](figure, contents):
             return False
-        figure.savefig(folder / name, metadata={"Software": None})
+        unstated: Any = dict.fromkeys(FORMATS[path.suffix[1:]])
+        figure.savefig(path, metadata=unstated)
         return True
 
 

@@ -17,7 +17,7 @@ from moeprof.report.charts import Chart, chart_data
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings import find_all
 from moeprof.report.sampled import rotated_words, sampled_words
-from moeprof.report.sections import SECTIONS
+from moeprof.report.sections import sections_of
 from moeprof.report.wording import counted
 
 LIBRARY = "vendor/plot.min.js"  # draws the charts; vendor/README.md says why this one
@@ -44,7 +44,7 @@ def render_html(contents: ReportContents) -> str:
     )
     environment.filters["keep_units"] = keep_units
     loader = environment.loader
-    sections = [section for make in SECTIONS if (section := make(contents)) is not None]
+    sections = sections_of(contents)
     return environment.get_template("template.html").render(
         title=contents.recorded.name,
         subtitle=_subtitle(contents),

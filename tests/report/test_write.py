@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -36,6 +37,7 @@ def test_writes_the_page_and_says_what(contents: ReportContents, written: Report
             for name in FIGURES
             if name not in {"offload.png", *SOME}  # no host is named; two domains, no specialists
         ],
+        "tables": [],
     }
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
@@ -117,6 +119,41 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     kept = {name: draw for name, draw in FIGURES.items() if name not in model}
     monkeypatch.setattr("moeprof.report.figures.FIGURES", kept)
     return dict(kept)
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_figures_for_papers_are_the_same_every_time(
+    contents: ReportContents, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = {name: FIGURES[name] for name in ("load-heatmap.png", "miss-ratio.png")}
+    monkeypatch.setattr("moeprof.report.figures.FIGURES", two)
+    first = save_figures(contents, tmp_path / "a", kind)
+    assert [path.name for path in first] == [f"load-heatmap.{kind}", f"miss-ratio.{kind}"]
+    for path, again in zip(first, save_figures(contents, tmp_path / "b", kind), strict=True):
+        assert path.read_bytes() == again.read_bytes()
+        assert path.read_bytes().startswith(b"%PDF" if kind == "pdf" else b"<?xml")
+        assert b"Date" not in path.read_bytes()
+
+
+def test_tables_of_the_page_are_parquet(contents: ReportContents, tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    written = write_report(contents, tmp_path / "r.html", tables_dir=folder)
+    assert sorted(written.tables) == sorted(str(path) for path in folder.iterdir())
+    assert contents.load
+    heat = pq.read_table(folder / "heat.parquet").to_pydict()
+    assert heat["all tokens"] == contents.load.load.ravel().tolist()
+    chart = pq.read_table(folder / "imbalance-layer.parquet")
+    assert chart.schema.metadata[b"y"] == b"imbalance (max / mean)"
+    rows = [row for row in chart.to_pylist() if row["series"] == "experts"]
+    assert [(row["x"], row["y"]) for row in rows] == [
+        (layer.layer, layer.imbalance) for layer in contents.load.per_layer
+    ]
+    layers = pq.read_table(folder / f"load-load-of-all-{len(rows)}-layers-as-a-table.parquet")
+    assert layers["assignments"].to_pylist() == contents.load.load.sum(axis=1).tolist()
+    assert str(layers.schema.field("its share").type) == "string"
+    with pytest.raises(InputError, match="exists"):
+        write_report(contents, tmp_path / "other.html", tables_dir=folder)
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_figures_of_odd_recordings(

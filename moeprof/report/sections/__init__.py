@@ -42,3 +42,8 @@ SECTIONS: tuple[Callable[[ReportContents], Section | None], ...] = (
     definitions_section,
     origin_section,
 )
+
+
+def sections_of(contents: ReportContents) -> list[Section]:
+    """Every section that has something to say, in order."""
+    return [section for make in SECTIONS if (section := make(contents)) is not None]
