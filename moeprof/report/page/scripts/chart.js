@@ -97,8 +97,8 @@ const drawing = (chart, all, visible, width) => {
 };
 
 const valueText = (chart, [, y, low, high]) => {
-  const unit = chart.y.unit;
-  return written(y, unit) + (high === undefined ? "" : ` (${written(low, unit)} to ${written(high, unit)})`);
+  const unit = chart.y.unit, sign = /\w/.test(unit ?? "") ? "" : unit; // a word stands once
+  return written(y, unit) + (high === undefined ? "" : ` (${written(low, sign)} to ${written(high, sign)})`);
 };
 const pointText = (chart, series, index) => {
   const words = series.words?.[index];
