@@ -286,6 +286,7 @@ def test_a_batch_is_picked_from_a_list(visit: Visitor, contents: ReportContents)
         assert said.startswith(f"tokens in a step {int(batch):,}\n")
         even = locality.distinct_uniform[int(batch)]
         assert re.search(rf"even router.*: {even:.3g} experts", said)
+        assert ("drawn again" in said) == (int(batch) in locality.distinct_resampled)
 
 
 def test_a_layer_opens_as_bars(
@@ -463,6 +464,10 @@ def test_without_scripts_it_still_reads(
     page = visit(contents, java_script_enabled=False).page
     assert page.locator(".findings li").first.is_visible()
     assert page.locator(".heat img:visible").count() == 1
+    told = page.locator(".chart noscript p").all_inner_texts()
+    assert len(told) == page.locator(".plot").count() > 5
+    assert "the busiest" in page.locator("#imbalance").inner_text()
+    assert all(text.startswith("A script draws this figure. In words: ") for text in told)
     say("  without scripts: findings, figures and the first picture are there")
 
 

@@ -102,8 +102,8 @@ const valueText = (chart, [, y, low, high]) => {
 };
 const pointText = (chart, series, index) => {
   const words = series.words?.[index];
-  return (chart.nearest ? series.name + "\n" : `${series.name}: ${valueText(chart, series.points[index])}`) +
-    (words ? (chart.nearest ? words : `, ${words}`) : "");
+  if (chart.nearest && words) return words;
+  return `${series.name}: ${valueText(chart, series.points[index])}${words ? `, ${words}` : ""}`;
 };
 
 // Draws `chart` into `field`, an empty element of the page, and its controls before it.
@@ -133,13 +133,18 @@ const showChart = (field, chart) => {
       ({ series, index, x: x.apply(point[0]) + middle, y: y.apply(point[1]) }))).sort((a, b) => a.x - b.x || a.y - b.y);
   };
   const leave = () => { hideTip(); cursor.hidden = true; at = -1; };
-  // All that is shown at the x of a point, or the point alone; a level line holds between its ends.
+  // All that is shown at the x of a point, or the point alone. A line of two points is level and
+  // holds between them.
   const words = (nearest) => {
     if (chart.nearest) return pointText(chart, nearest.series, nearest.index);
     const beside = visible().map((series) => closest(reading.filter((one) => one.series === series), nearest.x, null))
-      .filter((one) => one && (Math.abs(one.x - nearest.x) < 9 || one.series.points.length === 2));
+      .filter((one) => one && (Math.abs(one.x - nearest.x) < 9 || level(one.series, nearest)));
     const head = `${chart.x.label} ${written(nearest.series.points[nearest.index][0], chart.x.unit === "%" ? "%" : "")}`;
     return [head, ...beside.map((one) => pointText(chart, one.series, one.index))].join("\n");
+  };
+  const level = (series, { x }) => {
+    const ends = reading.filter((one) => one.series === series).map((one) => one.x);
+    return ends.length === 2 && ends[0] <= x && x <= ends[1];
   };
   const read = (nearest) => {
     at = reading.indexOf(nearest);

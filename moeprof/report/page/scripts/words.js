@@ -3,7 +3,7 @@
 const grouped = (number) => number.toLocaleString("en-US", { maximumFractionDigits: 0 });
 const digits = (number) => {
   if (Number.isInteger(number) || Math.abs(number) >= 1000) return grouped(number);
-  return Math.abs(number) >= 1e-4 ? String(Number(number.toPrecision(3))) : number.toExponential(1);
+  return Math.abs(number) >= 1e-4 ? String(Number(number.toPrecision(Math.abs(number) >= 100 ? 4 : 3))) : number.toExponential(1);
 };
 const percent = (share) => {
   const value = 100 * share;
