@@ -101,6 +101,11 @@ def _check_config(folder: Path, config: Any) -> None:
         if part.model_type in UNFAITHFUL:
             why = UNFAITHFUL[part.model_type]
             raise InputError(f"{part.model_type} cannot be recorded: {why}")
+        if "reuse" in (getattr(part, "kv_sharing_modes", None) or ()):
+            raise InputError(
+                f"{folder}: its layers use each other's keys and values (kv_sharing_modes), and "
+                "hidden states alone are kept between layers: it cannot be streamed"
+            )
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"{folder}: is an encoder-decoder; record decoder-only models")
 

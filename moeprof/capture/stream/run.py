@@ -141,7 +141,7 @@ def stream_sequences(
     store = Store(folder, signature, rows, force=force)
     try:
         say(chunks.describe(disk_bytes))
-        forget_peak()
+        _forget_peak(opened.skeleton.device)
         layers = LayerStream(opened, layout, sequences, chunks, store, say)
         layers.run()
         path = write_trace(
@@ -235,6 +235,15 @@ def _shapes(opened: OpenedModel) -> list[tuple[int, ...]]:
 def _hidden_bytes(opened: OpenedModel) -> int:
     """Of one token between two layers."""
     return int(opened.text_config.hidden_size) * 4
+
+
+def _forget_peak(device: torch.device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        forget_peak()
 
 
 def _peak(device: torch.device) -> int:

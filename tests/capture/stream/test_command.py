@@ -180,3 +180,15 @@ def test_a_killed_run_goes_on_and_force_begins_anew(folder: Path, tmp_path: Path
     (tmp_path / "t.stream" / "state.json").write_text('{"signature": "other", "done": 3}')
     result = moeprof.stream(folder, other, output, device="cpu", force=True)
     assert result.tokens == 2 and not (tmp_path / "t.stream").exists()
+
+
+def test_layers_that_use_each_others_keys_are_refused(torch: Any) -> None:
+    from transformers import Gemma4TextConfig
+
+    from moeprof.capture.stream.opening import _check_config
+
+    kinds = ["sliding_attention", "full_attention"] * 3
+    shape = {"num_hidden_layers": 6, "layer_types": kinds}
+    _check_config(Path("gemma"), Gemma4TextConfig(**shape))
+    with pytest.raises(InputError, match="gemma: its layers use each other's keys"):
+        _check_config(Path("gemma"), Gemma4TextConfig(**shape, num_kv_shared_layers=2))
