@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """Reads the fills of several parts of a model, in order, `staging_bytes` ahead at most."""
+    """Reads the fills of several parts of a model, in order.
+
+    At most `staging_bytes` of them ahead, or the largest fill, if that is more.
+    """
 
     def __init__(self, parts: Sequence[Sequence[Fill]], staging_bytes: int) -> None:
         self._parts = parts
         self._next = iter(parts)
-        self._staging = Staging(staging_bytes)
+        largest = max((fill.staged_bytes for fills in parts for fill in fills), default=0)
+        self._staging = Staging(max(staging_bytes, largest))
         self._read: queue.Queue[tuple[Fill, Room, Future[list[torch.Tensor]]]] = queue.Queue()
         self._readers = ThreadPoolExecutor(READERS, "moeprof-read")
         self._placers = ThreadPoolExecutor(PLACERS, "moeprof-place", _alone)
