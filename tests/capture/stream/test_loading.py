@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moeprof.capture.stream.loading import Loader
-from moeprof.capture.stream.run import open_model
+from moeprof.capture.stream.opening import open_model
 from moeprof.capture.stream.skeleton import Skeleton
 from moeprof.errors import InputError
 
@@ -53,5 +53,5 @@ def test_a_file_that_is_cut_while_it_is_read_stops_the_run(tmp_path: Path, torch
     opened = open_model(folder, "cpu", "float32")
     with (folder / "model.safetensors").open("r+b") as file:
         file.truncate((folder / "model.safetensors").stat().st_size // 2)
-    with pytest.raises(InputError, match="model.safetensors: is cut off"):
+    with pytest.raises(InputError, match=r"model\.safetensors: is cut off"):
         tensors_of(opened, RING)
