@@ -43,7 +43,8 @@ def find_runs(trace: Trace, phase: Phase = Phase.DECODE) -> Runs:
     """The runs of the decode tokens of `trace`, or of its prompts with Phase.PREFILL.
 
     Decode tokens are all that are not known to be of a prompt. A token that follows another in
-    its request stands after it unless positions are missing between them, where a run ends.
+    its request stands after it unless positions are missing between them, where a run ends. Of a
+    request without any position the tokens follow each other as they were recorded.
     Raises InputError where the trace keeps no tokens, or none of this phase.
     """
     if trace.counts_only:
@@ -53,9 +54,27 @@ def find_runs(trace: Trace, phase: Phase = Phase.DECODE) -> Runs:
     if not len(rows):
         name = "prefill" if phase == Phase.PREFILL else "decode"
         raise InputError(f"{trace}: holds no {name} tokens, whose locality this is")
-    request, position = trace.request[rows], trace.position[rows]
+    request, position = trace.request[rows], _places(trace)[rows]
     order = np.lexsort((position, request))  # stable: a position that comes twice keeps its order
     return runs_of(rows[order], request[order], position[order])
+
+
+def _places(trace: Trace) -> NDArray[np.int32]:
+    """[tokens] positions; where a request has none, the order of its rows, which is the engine's.
+
+    Not where tokens were dropped, nor of tokens whose request is not known: there may be others
+    between two of them.
+    """
+    if trace.dropped or (trace.position >= 0).all():
+        return trace.position
+    stated = np.unique(trace.request[trace.position >= 0])
+    rows = np.flatnonzero((trace.request >= 0) & ~np.isin(trace.request, stated))
+    order = rows[np.argsort(trace.request[rows], kind="stable")]
+    first = np.flatnonzero(np.diff(trace.request[order], prepend=-1))
+    lengths = np.diff([*first, len(order)])
+    places = trace.position.copy()
+    places[order] = np.arange(len(order)) - np.repeat(first, lengths)
+    return places
 
 
 def runs_of(

@@ -79,6 +79,20 @@ def test_a_few_tokens_alike_are_no_template() -> None:
     assert (found.requests, found.repeated_tokens, found.prefixes) == (0, 0, [])
 
 
+def test_requests_without_positions_are_not_compared() -> None:
+    rows = TokenRows(
+        step=np.arange(4),
+        request=np.array([0, 1, 0, 1], np.int32),
+        position=np.full(4, -1, np.int32),
+        phase=None,
+        experts=np.zeros((4, 1, 1), np.uint8),
+    )
+    assert (
+        find_shared_prefixes(Trace.in_memory(MoEModel("t", "t", 1, 1, (0,), 4, 1), rows)).requests
+        == 0
+    )
+
+
 def test_whole_requests_alike_are_one() -> None:
     trace = template_trace(ids=False, shared=40)
     found = find_shared_prefixes(trace)

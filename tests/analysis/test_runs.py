@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from moeprof.analysis import analyze_locality
 from moeprof.analysis.runs import find_runs
 from moeprof.errors import InputError
 from moeprof.model import MoEModel
-from moeprof.trace import Phase, TokenRows, Trace
+from moeprof.trace import Phase, TokenRows, Trace, open_trace
+from moeprof.trace.formats import import_trace
+from tests.recordings import shared_folder
 
 
 def trace_of(request: list[int], position: list[int], phase: list[int]) -> Trace:
@@ -45,3 +50,26 @@ def test_tokens_of_unknown_phase_count_as_decode() -> None:
     assert find_runs(trace).rows.tolist() == [0, 1]
     with pytest.raises(InputError, match="no prefill tokens"):
         find_runs(trace, Phase.PREFILL)
+
+
+def test_a_request_without_positions_runs_as_it_was_recorded() -> None:
+    decode = [Phase.DECODE] * 6
+    runs = find_runs(trace_of([4, 1, 4, -1, 1, 4], [-1, 0, -1, -1, 2, -1], decode))
+    parts = np.split(runs.rows, runs.starts[1:-1])
+    assert [part.tolist() for part in parts] == [[3], [1], [4], [0, 2, 5]]
+
+
+def test_order_is_not_made_up_where_tokens_were_dropped() -> None:
+    trace = trace_of([0, 0], [-1, -1], [Phase.DECODE] * 2)
+    trace.manifest.dropped["queue full"] = 1
+    assert find_runs(trace).starts.tolist() == [0, 1, 2]
+
+
+def test_files_without_positions_repeat_as_is_known(tmp_path: Path) -> None:
+    """The same figures as of the readers beside the tests, by the way a user takes."""
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("no shared/traces beside the repository and no MOEPROF_SHARED")
+    source, output = folder / "olmoe-1b-7b" / "trace_olmoe_299.jsonl", tmp_path / "t.moetrace"
+    import_trace([source], output)
+    assert analyze_locality(open_trace(output)).next_token_repeat == pytest.approx(0.435, abs=2e-3)

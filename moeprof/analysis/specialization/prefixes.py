@@ -102,7 +102,7 @@ class _Search:
 
     def run(self) -> None:
         """Fill `shared`, `copies` and `ended`."""
-        groups = [np.arange(len(self._starts))]
+        groups = [np.arange(len(self._starts))] if len(self._starts) else []
         position, chunk = 0, CHUNK
         while groups:
             alive = np.sort(np.concatenate(groups))
