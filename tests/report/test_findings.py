@@ -170,3 +170,14 @@ def test_chance_shrinks_with_length() -> None:
 )
 def test_percent(share: float, words: str) -> None:
     assert percent(share) == words
+
+
+def test_reuse_next_layer_and_advice_state_their_results(contents: ReportContents) -> None:
+    headlines = " ".join(finding.headline for finding in find_all(contents))
+    locality, affinity, advice = contents.locality, contents.affinity, contents.advice
+    assert locality and locality.next_token_repeat and affinity and advice
+    assert f"uses {percent(locality.next_token_repeat)} of the experts of the token" in headlines
+    assert affinity.next_layer_top1 is not None
+    assert f"used in the next {percent(affinity.next_layer_top1)} of the time" in headlines
+    first = advice.options[0]
+    assert f"{first.precision.upper()} on {first.hardware}" in headlines

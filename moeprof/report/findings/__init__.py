@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from moeprof.report.contents import ReportContents
-from moeprof.report.findings.deployment import bound, memory, speed
+from moeprof.report.findings.deployment import advised, bound, memory, speed
 from moeprof.report.findings.finding import Finding
 from moeprof.report.findings.recording import extent, partial, problems, transfer
-from moeprof.report.findings.reuse import cache, cliff
-from moeprof.report.findings.routing import domains, gpus, imbalance
+from moeprof.report.findings.reuse import cache, cliff, repeat
+from moeprof.report.findings.routing import domains, gpus, imbalance, next_layer
 
 FINDINGS: tuple[Callable[[ReportContents], Iterator[Finding]], ...] = (
     problems,
@@ -22,11 +22,14 @@ FINDINGS: tuple[Callable[[ReportContents], Iterator[Finding]], ...] = (
     extent,
     imbalance,
     gpus,
+    repeat,
+    next_layer,
     domains,
     cache,
     cliff,
     memory,
     speed,
+    advised,
     bound,
 )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from moeprof.projection import FAMILIARITIES
+from moeprof.projection.advice.splits import split_name
 from moeprof.quantity import Quantity
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings.finding import Finding
 from moeprof.report.projected_words import deployed, digits, load_words
 from moeprof.report.wording import (
     count,
+    counted,
     held_bytes,
     listed,
     percent,
@@ -99,4 +101,24 @@ def bound(contents: ReportContents) -> Iterator[Finding]:
         "An upper bound, not a projection: weight bytes of one step over the peak bandwidth of all "
         "GPUs. Real engines reach a fraction of it.",
         max((d.decode_bound.provenance for d in fitting), key=lambda p: p.rank),
+    )
+
+
+def advised(contents: ReportContents) -> Iterator[Finding]:
+    """The cheapest deployment that keeps users waiting no longer than they may."""
+    advice = contents.advice
+    if advice is None or not advice.found:
+        return
+    first, targets = advice.options[0], advice.targets
+    wanted = (("TPOT", targets.tpot_ms), ("TTFT", targets.ttft_ms))
+    within = " and ".join(f"{name} of {digits(ms)} ms" for name, ms in wanted if ms)
+    cost = first.cost_per_million_tokens
+    price = f", {digits(cost.value)} USD a million output tokens" if cost else ""
+    yield Finding(
+        f"The cheapest deployment within {within or 'any time'}: {first.precision.upper()} on "
+        f"{first.hardware}, {split_name(first.parallelism)}, "
+        f"{counted(first.concurrency, 'request')} at a time{price}.",
+        f"Of {counted(advice.searched, 'deployment')} of {advice.model} on this hardware. The line "
+        f"that starts it with {first.engine} stands under Advice.",
+        first.tpot_ms.provenance,
     )

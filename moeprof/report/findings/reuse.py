@@ -81,3 +81,20 @@ def cliff(contents: ReportContents) -> Iterator[Finding]:
         f"That is {percent(cycle / experts)} of the {experts:,} experts. {never}",
         Provenance.SPECIFIED,
     )
+
+
+def repeat(contents: ReportContents) -> Iterator[Finding]:
+    """What a token shares with the one before, and what a step then needs."""
+    locality = contents.locality
+    if locality is None or locality.next_token_repeat is None:
+        return
+    size = max(step for step in locality.distinct_by_batch if step <= 64)
+    needed, even = locality.distinct_by_batch[size], locality.distinct_uniform[size]
+    yield Finding(
+        f"A decode token uses {percent(locality.next_token_repeat)} of the experts of the token "
+        f"before it, where popularity alone would repeat {percent(locality.repeat_null)}.",
+        f"What repeats need not be read again. A step of {counted(size, 'token')}, each of another "
+        f"request, needs {needed:.1f} of {locality.experts} experts in a layer; an even router "
+        f"would need {even:.1f}.",
+        Provenance.MEASURED,
+    )

@@ -84,3 +84,20 @@ def domains(contents: ReportContents) -> Iterator[Finding]:
         meaning,
         Provenance.MEASURED,
     )
+
+
+def next_layer(contents: ReportContents) -> Iterator[Finding]:
+    """What a layer's experts tell about those of the next."""
+    affinity = contents.affinity
+    if affinity is None:
+        return
+    top1, popular = affinity.next_layer_top1, affinity.next_layer_top1_popularity
+    if top1 is None or popular is None:
+        return
+    yield Finding(
+        f"Of one layer's experts the likeliest successors are used in the next {percent(top1)} of "
+        f"the time; the most popular expert is used {percent(popular)}.",
+        "Judged on other requests than it was counted on. The difference is what one expert tells "
+        "about the next layer; moeprof cache prefetch says what it is worth.",
+        Provenance.MEASURED,
+    )

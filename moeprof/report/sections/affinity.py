@@ -59,7 +59,7 @@ def _next_words(affinity: AffinityResult) -> list[str]:
     return [
         f"Knowing an expert of one layer, its likeliest successor is used in the next "
         f"{percent(top1)} of the time{band}; guessing the most popular one, {percent(popular)}. "
-        "The difference is what a prefetcher can gain from routing alone."
+        "The difference is what one expert tells about the next layer."
     ]
 
 
