@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moeprof.capture.stream.fusing import fills_of_many
 from moeprof.capture.stream.parts import Entry, Fill, Part, Source, fills
 from moeprof.errors import InputError
 
@@ -171,10 +172,7 @@ class Skeleton:
         elif pattern is not None:
             converter, keys = self._converters[pattern], _by_pattern(entries)
             found = [[self._tensors[k] for k in keys[p]] for p in converter.source_patterns]
-            if _only_stacks(converter) and _stack_to(meta.shape, found):
-                yield from _fill_stacks(target, found)
-            elif _only_joins(converter) and _join_to(meta.shape, found):
-                yield from _fill_rows(target, [tensor for (tensor,) in found])
+            yield from fills_of_many(converter, found, target, meta.shape)
 
     def _loaded_dtype(self, target: str) -> torch.dtype:
         """What transformers would load the tensor as: some are kept in float32."""
@@ -285,25 +283,6 @@ class Skeleton:
                 )
 
 
-def _only_stacks(converter: Any) -> bool:
-    """Does it make one tensor, experts stacked, what each has of its own laid row after row?"""
-    from transformers.core_model_loading import Concatenate, MergeModulelist
-
-    first, *more = converter.operations
-    joins = [op for op in more if isinstance(op, Concatenate) and op.dim == 1]
-    stacks = isinstance(first, MergeModulelist) and first.dim == 0
-    return stacks and len(converter.target_patterns) == 1 and len(more) == len(joins) < 2
-
-
-def _only_joins(converter: Any) -> bool:
-    """Does it make one tensor, others laid row after row?"""
-    from transformers.core_model_loading import Concatenate
-
-    first, *more = converter.operations
-    joins = isinstance(first, Concatenate) and first.dim == 0
-    return joins and len(converter.target_patterns) == 1 and not more
-
-
 def _by_pattern(entries: Iterable[Entry]) -> dict[str, list[str]]:
     """Keys of the checkpoint by the converter's pattern, in the order of experts."""
     from transformers.core_model_loading import dot_natural_key
@@ -312,38 +291,6 @@ def _by_pattern(entries: Iterable[Entry]) -> dict[str, list[str]]:
     for entry in sorted(entries, key=lambda entry: dot_natural_key(entry.key)):
         found[str(entry.pattern)].append(entry.key)
     return found
-
-
-def _stack_to(shape: Sequence[int], found: Sequence[Sequence[Source]]) -> bool:
-    """Do matrices of every expert, by pattern, make up `shape`?"""
-    experts, *of_one = shape
-    return all(len(tensors) == experts for tensors in found) and all(
-        _join_to(of_one, [[tensor] for tensor in matrices]) for matrices in zip(*found, strict=True)
-    )
-
-
-def _join_to(shape: Sequence[int], found: Sequence[Sequence[Source]]) -> bool:
-    """Do tensors, one a pattern, make up `shape` when they are laid row after row?"""
-    shapes = [tensor.shape for tensors in found for tensor in tensors]
-    return (
-        len(shapes) == len(found)
-        and all(own and own[1:] == tuple(shape[1:]) for own in shapes)
-        and sum(own[0] for own in shapes) == shape[0]
-    )
-
-
-def _fill_stacks(target: str, found: Sequence[Sequence[Source]]) -> Iterator[Fill]:
-    for expert, matrices in enumerate(zip(*found, strict=True)):
-        yield from _fill_rows(target, matrices, (expert,))
-
-
-def _fill_rows(
-    target: str, tensors: Sequence[Source], index: tuple[int, ...] = ()
-) -> Iterator[Fill]:
-    row = 0
-    for tensor in tensors:
-        rows = slice(row, row := row + tensor.shape[0])
-        yield from fills(tensor, target, (*index, rows))
 
 
 def _place_on_disk(fill: Fill) -> tuple[Path, int]:
