@@ -2,7 +2,8 @@
 
 from moeprof.analysis.affinity import AffinityResult, analyze_affinity
 from moeprof.analysis.counting import expert_load
-from moeprof.analysis.load import LayerLoad, LoadResult, analyze_load
+from moeprof.analysis.evenness import LayerLoad
+from moeprof.analysis.load import LoadResult, analyze_load
 from moeprof.analysis.locality import LocalityResult, analyze_locality
 from moeprof.analysis.sampling import LayerSamplingError, SamplingError, sampling_error
 from moeprof.analysis.specialization import (

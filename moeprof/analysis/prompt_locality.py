@@ -70,11 +70,11 @@ def _walk(
     ids, there = chosen_rows(ids, runs.rows), recorded[runs.rows]
     sets = sets_of(ids, trace.experts_per_layer, there)
     sums = distinct_of(sets, there, spans)
-    windows = np.maximum(sums[:, 1] @ drawn.T, 1)
+    windows = sums[:, 1] @ drawn.T
     uses = request_uses(ids, there, runs, trace.experts_per_layer).sum(axis=0)
     return _Layer(
         sums.sum(axis=2),
-        sums[:, 0] @ drawn.T / windows,
+        sums[:, 0] @ drawn.T / np.where(windows > 0, windows, np.nan),
         distinct_independent(uses / max(there.sum(), 1)),
         pairs.shared(sets, there)[0],
     )
@@ -88,7 +88,8 @@ def _result(trace: Trace, runs: Runs, spans: list[Span], layers: list[_Layer]) -
     null = np.mean([layer.null for layer in layers], axis=0)
     shared, pairs = np.stack([layer.repeats for layer in layers]).T
     sizes = [spans[n].width for n in there]
-    intervals = {size: interval_of(drawn[n]) for n, size in zip(there, sizes, strict=True)}
+    seen = np.isfinite(drawn)  # not every resample has a prompt that is long enough
+    intervals = {size: interval_of(drawn[n, seen[n]]) for n, size in zip(there, sizes, strict=True)}
     return PromptLocality(
         distinct_by_chunk=dict(zip(sizes, means.tolist(), strict=True)),
         distinct_intervals=intervals if runs.requests > 1 else {},

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.analysis.counting import count_layer
-from moeprof.analysis.load import imbalance
+from moeprof.analysis.evenness import imbalance
 from moeprof.errors import InputError
 from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Trace

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moeprof.analysis.load import imbalance
+from moeprof.analysis.evenness import imbalance
 from moeprof.live.source import RankStatus, Shape, Status
 from moeprof.live.tally import Tally
 from moeprof.result import Result

@@ -19,13 +19,14 @@ from moeprof.analysis import (
     SamplingError,
     SpecializationResult,
     analyze_affinity,
+    analyze_load,
     analyze_locality,
     analyze_specialization,
     sampling_error,
 )
 from moeprof.analysis.chance import even_router_imbalance
 from moeprof.analysis.counting import ExpertCounts, count_experts
-from moeprof.analysis.load import WINDOWS, load_result
+from moeprof.analysis.load import WINDOWS
 from moeprof.cache import CacheReplays, LruCurve, Scope, lru_curve
 from moeprof.errors import InputError, MoeprofError
 from moeprof.hardware import Cluster, load_hardware
@@ -115,7 +116,7 @@ def gather_report(
     model = trace.model if target is None else load_model(target)
     missing: dict[str, str] = {}
     counts = _counts(trace, missing)
-    load = load_result(trace, counts) if counts else None
+    load = analyze_load(trace, counts=counts) if counts else None
     views, views_left_out = _views(counts) if counts else ({}, 0)
     layer_curve, global_curve = _curves(trace, missing)
     placement = compared_placements(trace, cluster, "fp8", missing) if counts else None
@@ -192,7 +193,7 @@ def _gpu_load(
     trace: Trace, counts: ExpertCounts, cluster: Cluster, missing: dict[str, str]
 ) -> LoadResult | None:
     try:
-        return load_result(trace, counts, gpus=cluster.gpus)
+        return analyze_load(trace, gpus=cluster.gpus, counts=counts)
     except InputError as error:
         missing["gpus"] = str(error)
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeprof.analysis import analyze_load, expert_load
@@ -30,6 +30,7 @@ def with_experts(trace: Trace, model: MoEModel, experts: np.ndarray) -> Trace:
     return Trace.in_memory(model, rows, trace.requests)
 
 
+@settings(max_examples=8)
 @given(tokens=st.integers(1, 300), seed=st.integers(0, 20))
 def test_load_sums_to_assignments(model: MoEModel, tokens: int, seed: int) -> None:
     trace = Trace.in_memory(model, *synthesize_rows(model, tokens, seed=seed))
@@ -39,6 +40,7 @@ def test_load_sums_to_assignments(model: MoEModel, tokens: int, seed: int) -> No
     np.testing.assert_array_equal(result.load, expert_load(trace))
 
 
+@settings(max_examples=8)
 @given(seed=st.integers(0, 20))
 def test_renaming_experts_permutes_the_load(model: MoEModel, seed: int) -> None:
     rows, requests = synthesize_rows(model, 100, seed=seed)
@@ -107,6 +109,7 @@ def test_counts_are_enough_for_load(tmp_path, model: MoEModel) -> None:  # type:
     result = analyze_load(open_trace(tmp_path / "t"))
     np.testing.assert_array_equal(result.load, counts.sum(axis=0))
     assert result.per_phase == {}
+    assert result.by_request is None and result.per_step == []
 
 
 def test_counts_by_group_and_window_each_sum_to_the_whole(trace: Trace) -> None:
@@ -144,3 +147,20 @@ def test_an_id_that_names_no_expert_is_refused() -> None:
 def test_no_windows_are_refused(trace: Trace) -> None:
     with pytest.raises(InputError, match="windows = 0: at least 1 is needed"):
         analyze_load(trace, windows=0)
+
+
+def test_variation_and_jain_are_those_of_the_textbook(trace: Trace) -> None:
+    for layer, load in zip(analyze_load(trace).per_layer, expert_load(trace), strict=True):
+        assert layer.coefficient_of_variation == pytest.approx(load.std() / load.mean())
+        jain = load.sum() ** 2 / (len(load) * (load**2).sum())
+        assert layer.jain == pytest.approx(jain)
+
+
+def test_the_interval_of_the_imbalance_shrinks_with_requests(model: MoEModel) -> None:
+    def wide(requests: int) -> float:
+        made = synthesize_rows(model, 30 * requests, requests=requests, skew=1.0)
+        by_request = analyze_load(Trace.in_memory(model, *made)).by_request
+        assert by_request and by_request.imbalance
+        return by_request.imbalance.high - by_request.imbalance.low
+
+    assert wide(128) < wide(8)
