@@ -19,6 +19,8 @@ from moeprof.report.affinity_figures import draw_coactivation_matrix, draw_next_
 from moeprof.report.cache_figures import draw_offload, draw_policies, plain
 from moeprof.report.contents import ReportContents
 from moeprof.report.curves import resident_share
+from moeprof.report.load_figures import draw_step_imbalance
+from moeprof.report.locality_figures import draw_distinct, draw_reuse
 from moeprof.report.palette import BLUE, GREY, HUES, INK, ORANGE, ROOM, STYLE
 from moeprof.report.pixels import LIGHT, OCTAVES, UNUSED_LIGHT
 from moeprof.report.projection_figures import (
@@ -264,6 +266,9 @@ FIGURES: dict[str, Callable[[Figure, ReportContents], bool]] = {
     "imbalance.png": draw_imbalance,
     "affinity-pairs.png": draw_coactivation_matrix,
     "affinity-next-layer.png": draw_next_layer,
+    "step-imbalance.png": draw_step_imbalance,
+    "distinct-experts.png": draw_distinct,
+    "reuse.png": draw_reuse,
     "miss-ratio.png": draw_miss_ratio,
     "cache-policies.png": draw_policies,
     "specialization.png": draw_domains,

@@ -9,7 +9,7 @@ from moeprof.report.sampled import error_words
 from moeprof.report.text.layout import bar, clipped, table, wrapped
 from moeprof.report.wording import counted, listed, percent, times
 
-_BAR = 12
+_BAR = 11
 _NAMED = 5  # experts that a sentence names
 
 
@@ -32,8 +32,8 @@ def load_text(load: LoadResult, sampling: SamplingError | None = None, trace: st
     parts += _groups(load)
     parts.append(
         wrapped(
-            "imbalance: max / mean, 1 is even. balanced: mean / max. bits: entropy. cv: standard "
-            "deviation / mean. jain: 1 is even. unused: without a token."
+            "imbalance: max / mean, 1 is even. bits: entropy. cv: standard deviation / mean. "
+            "jain: 1 is even. unused: without a token."
         )
     )
     parts.append(f"Next: moeprof place {trace} --gpus {load.gpus or 8} --solver best")
@@ -118,7 +118,6 @@ def _layers(load: LoadResult) -> str:
             layer.layer,
             f"{layer.assignments:,}",
             times(layer.imbalance),
-            f"{layer.balancedness:.2f}",
             f"{layer.gini:.3f}",
             f"{layer.entropy:.2f}",
             f"{layer.coefficient_of_variation:.2f}",
@@ -128,7 +127,7 @@ def _layers(load: LoadResult) -> str:
         ]
         for layer in load.per_layer
     ]
-    names = ["layer", "assignments", "imbalance", "balanced", "gini", "bits", "cv", "jain"]
+    names = ["layer", "assignments", "imbalance", "gini", "bits", "cv", "jain"]
     return table([*names, "unused", "imbalance".ljust(_BAR)], rows, left=0)
 
 
