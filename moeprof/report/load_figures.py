@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeprof.report.cache_figures import plain
 from moeprof.report.contents import ReportContents
-from moeprof.report.palette import BLUE, GREY, ORANGE
+from moeprof.report.palette import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,12 +27,14 @@ def draw_step_imbalance(figure: Figure, contents: ReportContents) -> bool:
         p95 = [step.p95 for step in load.per_step]
         axes.fill_between(sizes, means, p95, fc=hue, alpha=0.15, lw=0)
         even = [step.even for step in load.per_step]
-        axes.plot(sizes, even, "--", c=GREY, label=f"{what}, even router")
+        axes.plot(sizes, even, "--", c=hue, lw=1, label=f"{what}, even router")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter("{x:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.set_ylim(top=2 * max(step.p95 for load, _, _ in shown for step in load.per_step))
     axes.set(xlabel="decode tokens of a step", ylabel="max / mean load of a layer, up to p95")
     axes.set_title(f"Imbalance of one step, {plain(contents.recorded.name)}")
     axes.grid(axis="y")
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper right", ncols=2)
     return True

@@ -38,6 +38,7 @@ def draw_distinct(figure: Figure, contents: ReportContents) -> bool:
     ):
         axes.plot([*values], [*values.values()], style, c=GREY, label=name)
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="tokens of a step", ylabel="distinct experts of a layer", ylim=(0, None))
     axes.set_title(f"Distinct experts, {plain(contents.recorded.name)}")
     axes.grid(axis="y")
@@ -56,6 +57,7 @@ def draw_reuse(figure: Figure, contents: ReportContents) -> bool:
     left.axhline(100 * locality.repeat_null, c=GREY, ls="--")
     left.text(lags[-1], 100 * locality.repeat_null, "popularity alone", ha="right", va="bottom")
     left.set_xscale("log", base=2)
+    left.xaxis.set_major_formatter("{x:g}")
     left.set(xlabel="tokens apart", ylabel="experts in common (%)", ylim=(0, None))
     left.set_title("Reuse")
     _draw_segments(right, locality)
@@ -72,6 +74,7 @@ def _draw_segments(axes: Axes, locality: LocalityResult) -> None:
     nulls = [segment.srp_null for segment in locality.segments]
     axes.plot(lengths, nulls, "--", c=GREY, label="from anywhere")
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="tokens of a segment", ylabel="SRP (F1)", ylim=(0, 1))
     axes.set_title("A fixed group of experts", color=INK)
     if lengths:
