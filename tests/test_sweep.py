@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -141,8 +142,9 @@ def test_ctrl_c_ends_with_130_and_leaves_a_draft(tmp_path: Path) -> None:
     draft = tmp_path / "o.csv.partial"
     while not (draft.exists() and draft.read_text().count("\n") > 1):
         assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=30)
+    _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
     assert complaint.splitlines()[-1] == "moeprof: interrupted"
     assert "Traceback" not in complaint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeprof.errors import TraceError
@@ -48,6 +48,7 @@ def write(path: Path, model: MoEModel, *parts: TokenRows) -> Path:
     return path
 
 
+@settings(max_examples=40)  # each writes files
 @given(
     tokens=st.integers(1, 300),
     layers=st.integers(2, 5),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeprof.errors import InputError, MoeprofError, TraceError
@@ -80,6 +80,7 @@ def test_every_request_is_as_it_was(tmp_path: Path, model: MoEModel) -> None:
     assert steps[0].max() + 1 == steps[1].min() and steps[1].max() + 1 == steps[2].min()
 
 
+@settings(max_examples=40)  # each writes files
 @given(
     tokens=st.lists(st.integers(0, 200), min_size=1, max_size=4),
     nulls=st.booleans(),
