@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from moeprof.capture.stream.parts import Part
@@ -34,10 +34,12 @@ class Loader:
 
     def __enter__(self) -> Loader:
         self._pipeline = Pipeline([part.fills for part in self._parts], self._staging_bytes)
+        self._stays = ExitStack()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._pipeline.close()
+        self._stays.close()
 
     @property
     def left_bytes(self) -> int:
@@ -50,8 +52,9 @@ class Loader:
         return self.nbytes / max(self._pipeline.busy.seconds, 1e-9)
 
     def load(self) -> None:
-        """The part that stays. InputError where the checkpoint does not hold it."""
+        """The part that stays until the end. InputError where the checkpoint does not hold it."""
         part = next(self._next)
+        self._stays.enter_context(self._skeleton.restored(part.prefix))
         self._load(part, _memory(part.nbytes, self._skeleton.device))
 
     @contextmanager

@@ -29,8 +29,10 @@ def tensors_of(opened: Any, ring_bytes: int) -> dict[str, Any]:
                 held = skeleton.model.get_submodule(path).state_dict(prefix=f"{path}.")
                 found |= {name: tensor.clone() for name, tensor in held.items()}
             assert all(p.is_meta for p in skeleton.model.get_submodule(path).parameters())
-    state = skeleton.model.state_dict()
-    return found | {name: tensor for name, tensor in state.items() if not tensor.is_meta}
+        state = skeleton.model.state_dict()
+        found |= {name: tensor for name, tensor in state.items() if not tensor.is_meta}
+    assert all(tensor.is_meta for tensor in skeleton.model.state_dict().values())
+    return found
 
 
 @pytest.mark.parametrize("by_transformers", [False, True])
