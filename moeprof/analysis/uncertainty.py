@@ -21,6 +21,7 @@ from moeprof.result import Result
 
 RESAMPLES = 200
 LEVEL = 0.95
+ROUNDING = 1e-9  # of sums in double precision, relative
 Kind = Literal["percentile", "basic"]
 
 
@@ -100,9 +101,12 @@ def permutation_p(observed: float, null: ArrayLike) -> float:
 
 
 def permutation_ps(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
-    """The same for many values: `observed` [...] against `null` [shuffles, ...]."""
-    shuffled = np.asarray(null, np.float64)
-    reached = (shuffled >= np.asarray(observed)).sum(axis=0)
+    """The same for many values: `observed` [...] against `null` [shuffles, ...].
+
+    What is equal but for rounding is reached.
+    """
+    shuffled, value = np.asarray(null, np.float64), np.asarray(observed, np.float64)
+    reached = (shuffled >= value - ROUNDING * np.abs(value)).sum(axis=0)
     return np.asarray((1 + reached) / (1 + len(shuffled)), np.float64)
 
 

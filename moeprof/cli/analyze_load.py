@@ -15,7 +15,7 @@ from moeprof.analysis import LoadResult, analyze_load, sampling_error
 from moeprof.analysis.step_load import BATCHES
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.ranges import parse_numbers
-from moeprof.cli.traces import TraceArgument, open_and_warn
+from moeprof.cli.traces import LabelPartsFlag, TraceArgument, open_and_warn
 from moeprof.report.text.load import load_text
 
 
@@ -28,11 +28,12 @@ def run(
         str, typer.Option(help="Tokens of a step, several with commas.", metavar="B,B")
     ] = ",".join(map(str, BATCHES)),
     seed: Annotated[int, typer.Option(help="Of steps, resamples and permutations.")] = 0,
+    label_parts: LabelPartsFlag = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> Answer[LoadResult]:
     """Run the command."""
-    opened = open_and_warn(trace, quiet)
+    opened = open_and_warn(trace, quiet, label_parts=label_parts)
     batches = parse_numbers(batch, "--batch") or BATCHES
     result = analyze_load(opened, gpus=gpus, batches=batches, seed=seed)
     estimated = opened.manifest.sampling is not None and not opened.counts_only

@@ -7,6 +7,7 @@ domain that suffers most. Merging: pairs of experts that are chosen in like cont
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from moeprof.analysis.pruning import PruningResult, analyze_pruning
 from moeprof.analysis.pruning.analyze import SHARE
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
 from moeprof.cli.progress import Progress
-from moeprof.cli.traces import TraceArgument, open_and_warn
+from moeprof.cli.traces import LabelPartsFlag, TraceArgument, open_and_warn
 from moeprof.report.text.pruning import pruning_text
 
 
@@ -34,13 +35,15 @@ def run(
         str, typer.Option(metavar="FORMAT", help="Weight format of the bytes saved.")
     ] = "bf16",
     seed: Annotated[int, typer.Option(help="Of the halves that requests are dealt to.")] = 0,
+    label_parts: LabelPartsFlag = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> Answer[PruningResult]:
     """Run the command."""
-    opened = open_and_warn(trace, quiet)
+    opened = open_and_warn(trace, quiet, label_parts=label_parts)
     with Progress(quiet=quiet).stage("pruning"):
         result = analyze_pruning(
             opened, domain=domain, keep=keep, share=share, format=format, seed=seed
         )
-    return Answer(result, pruning_text, json, inputs=[trace])
+    text = partial(pruning_text, label_parts=label_parts)
+    return Answer(result, text, json, inputs=[trace])

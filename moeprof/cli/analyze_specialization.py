@@ -20,7 +20,7 @@ from moeprof.analysis import (
     analyze_specialization,
 )
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag
-from moeprof.cli.traces import TraceArgument, open_and_warn
+from moeprof.cli.traces import LabelPartsFlag, TraceArgument, open_and_warn
 from moeprof.report.text.routing_factors import unlabelled_text
 from moeprof.report.text.specialization import specialization_text
 
@@ -43,11 +43,12 @@ def run(
     no_domains: Annotated[
         bool, typer.Option("--no-domains", help="Only what needs no labels.")
     ] = False,
+    label_parts: LabelPartsFlag = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> Answer[SpecializationResult] | Answer[RoutingFactors]:
     """Run the command."""
-    opened = open_and_warn(trace, quiet)
+    opened = open_and_warn(trace, quiet, label_parts=label_parts)
     if no_domains:
         factors = analyze_routing_factors(opened, prefixes=prefixes.value, seed=seed)
         return Answer(factors, partial(unlabelled_text, path=str(trace)), json, inputs=[trace])

@@ -27,10 +27,11 @@ from moeprof.analysis.comparison import (
 )
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, warn
 from moeprof.cli.progress import Progress
-from moeprof.cli.traces import open_and_warn
+from moeprof.cli.traces import LabelPartsFlag, open_and_warn
 from moeprof.errors import CheckFailedError, InputError
 from moeprof.report.comparison_figures import save_comparison_figure
 from moeprof.report.text.comparison import comparison_text, documents_text, saturation_text
+from moeprof.trace import Trace
 
 
 def run(
@@ -49,6 +50,7 @@ def run(
     png: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw two traces layer by layer.")
     ] = None,
+    label_parts: LabelPartsFlag = None,
     force: ForceFlag = False,
     seed: Annotated[int, typer.Option(help="Of resamples and permutations.")] = 0,
     json: JsonFlag = False,
@@ -57,7 +59,13 @@ def run(
     """Run the command."""
     if len(inputs) < 2:
         raise InputError(f"compare takes two at least, moeprof compare {inputs[0]} B")
-    result, text = _compared(inputs, same_tokens, align, seed, quiet)
+    documents = [read_document(path) for path in inputs]
+    known = [document for document in documents if document is not None]
+    if known:
+        result, text = _compare_documents(inputs, known)
+    else:
+        traces = [open_and_warn(path, quiet, label_parts=label_parts) for path in inputs]
+        result, text = _compare_traces(traces, same_tokens, align, seed, quiet)
     if png is not None:
         if not isinstance(result, TraceComparison):
             raise InputError("--png draws two traces")
@@ -68,17 +76,18 @@ def run(
     return Answer(replace(result, failed=failed), text, json, inputs=inputs, exit_code=code)
 
 
-def _compared(
-    inputs: list[Path], same_tokens: bool, align: bool, seed: int, quiet: bool
-) -> tuple[Any, Callable[[Any], str]]:
-    """The comparison, and what puts it in words."""
-    documents = [read_document(path) for path in inputs]
-    known = [document for document in documents if document is not None]
-    if known:
-        if len(inputs) != 2 or len(known) != 2:
-            raise InputError("two results can be compared, or traces: not both, and not three")
-        return compare_documents(*known, names=(str(inputs[0]), str(inputs[1]))), documents_text
-    traces = [open_and_warn(path, quiet) for path in inputs]
+Compared = tuple[Any, Callable[[Any], str]]  # the comparison, and what puts it in words
+
+
+def _compare_documents(inputs: list[Path], known: list[dict[str, Any]]) -> Compared:
+    if len(inputs) != 2 or len(known) != 2:
+        raise InputError("two results can be compared, or traces: not both, and not three")
+    return compare_documents(*known, names=(str(inputs[0]), str(inputs[1]))), documents_text
+
+
+def _compare_traces(
+    traces: list[Trace], same_tokens: bool, align: bool, seed: int, quiet: bool
+) -> Compared:
     with Progress(quiet=quiet).stage("comparing"):
         if len(traces) > 2:
             return router_saturation(traces, same_tokens=same_tokens, seed=seed), saturation_text

@@ -10,10 +10,14 @@ import typer
 from moeprof.cli.answer import warn
 from moeprof.errors import MoeprofError
 from moeprof.report.sampled import rotated_words, sampled_words
-from moeprof.trace import Trace, describe_trace, open_trace
+from moeprof.trace import Trace, describe_trace, open_trace, shorten_labels
 
 TraceArgument = Annotated[
     Path, typer.Argument(metavar="T", help="A trace folder or an importable file.")
+]
+LabelPartsFlag = Annotated[
+    int | None,
+    typer.Option("--label-parts", metavar="N", help="The first N parts of labels, split at '/'."),
 ]
 
 
@@ -25,8 +29,11 @@ def open_noted(path: Path, quiet: bool) -> Trace:
     return trace
 
 
-def open_and_warn(path: Path, quiet: bool) -> Trace:
-    """The trace at `path`; what is missing, left out or damaged in it goes to stderr."""
+def open_and_warn(path: Path, quiet: bool, *, label_parts: int | None = None) -> Trace:
+    """The trace at `path`; what is missing, left out or damaged in it goes to stderr.
+
+    With `label_parts` only so many parts of each label count.
+    """
     trace = open_noted(path, quiet)
     if trace.manifest.sampling or trace.manifest.rotated_tokens:
         info = describe_trace(trace)
@@ -34,7 +41,7 @@ def open_and_warn(path: Path, quiet: bool) -> Trace:
             warn(f"{path}: {words}; results are of what is left", quiet=quiet)
     for problem in trace.problems:
         warn(f"{path}: {problem}", quiet=quiet)
-    return trace
+    return trace if label_parts is None else shorten_labels(trace, label_parts)
 
 
 def share_error(trace: Trace) -> float | None:

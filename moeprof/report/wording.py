@@ -5,6 +5,7 @@ GiB = 2^30 for memory that is held, GB = 10^9 for bytes that are read, as bandwi
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 GIB = 1 << 30
@@ -18,6 +19,16 @@ def count(value: float) -> str:
 def counted(number: int, noun: str) -> str:
     """'1 request', '64 requests'."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def bits(value: float, digits: int = 3) -> str:
+    """An amount of information: '0.423 bits'."""
+    return f"{value:.{digits}f} bits"
+
+
+def command(*words: object) -> str:
+    """A moeprof command line that a shell takes as it stands, whatever is in a path."""
+    return shlex.join(["moeprof", *map(str, words)])
 
 
 def percent(share: float) -> str:

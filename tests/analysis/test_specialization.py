@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from moeprof.analysis.specialization.grouping import Assignments
 from moeprof.analysis.specialization.specialists import expert_use, pooled_p_values
 from moeprof.errors import InputError, TraceError
 from moeprof.model import MoEModel
+from moeprof.report.text.specialization import specialization_text
 from moeprof.trace import Request, TokenRows, Trace, synthesize_rows
 from tests.analysis.damage import with_foreign_id
 from tests.recordings import recording
@@ -67,6 +70,23 @@ def test_layer_by_layer_is_all_layers_at_once(trace: Trace) -> None:
     assert result.null == pytest.approx(null.mean())
 
 
+@pytest.mark.parametrize(
+    ("labels", "smallest"), [("abcd", 1.0), ("aabb", 1 / 3), ("aaab", 1 / 4), ("aabbb", 1 / 10)]
+)
+def test_too_few_requests_to_tell_are_told(model: MoEModel, labels: str, smallest: float) -> None:
+    """The smallest p is one over the ways to group the requests: here counted by hand."""
+    rows, _ = synthesize_rows(model, 200, requests=len(labels), skew=1.0)
+    trace = Trace.in_memory(model, rows, [Request(i, name) for i, name in enumerate(labels)])
+    result = analyze_specialization(trace, shuffles=99)
+    assert result.smallest_p == pytest.approx(smallest)
+    text = specialization_text(result, "a path/it's")
+    assert "cannot be told" in text and "by chance  beyond" not in text
+    if smallest == 1:  # every shuffle is what was recorded
+        assert result.p_value == 1
+        assert "each has one request" in text
+    assert shlex.split(text.splitlines()[-1])[-1] == "a path/it's"
+
+
 def test_no_shuffles_are_refused(trace: Trace) -> None:
     with pytest.raises(InputError, match="shuffles = 0: at least 1 is needed"):
         analyze_specialization(trace, shuffles=0)
@@ -106,13 +126,13 @@ EVEN = np.full((2, 8), 1 / 8)
 def test_permuted_labels_show_no_specialization() -> None:
     found = [
         analyze_specialization(drawn_trace(EVEN, 16, 30, seed), shuffles=39, resamples=2)
-        for seed in range(60)
+        for seed in range(40)
     ]
     p = np.array([result.p_value for result in found])
     assert 0.35 < p.mean() < 0.65
     assert (p <= 0.1).mean() < 0.25
     assert abs(np.mean([result.excess for result in found])) < 0.004
-    assert sum(result.specialists_found > 0 for result in found) <= 8  # 5 % of 60, and chance
+    assert sum(result.specialists_found > 0 for result in found) <= 6  # 5 % of 40, and chance
 
 
 def test_interval_covers_the_divergence_that_was_put_in() -> None:

@@ -56,6 +56,8 @@ def _two_sided(effect: NDArray[np.float64], size: float, draws: Draws) -> float 
     resamples does, around no effect.
     """
     permuted, resampled = effect[draws.permuted], effect[draws.resampled]
+    if len(resampled) and abs(effect[0]) <= ROUNDING * size:
+        return 1.0  # no effect: it is not further from none than any other
     if len(permuted):
         centre, null = permuted.mean(), permuted
     elif len(resampled):

@@ -99,6 +99,7 @@ def _result(
         null=whole.null,
         null_p95=float(np.quantile(null, 0.95)),
         p_value=whole.p_value,
+        smallest_p=max(domains.smallest_p(), 1 / (1 + len(null))),
         excess=whole.specialization - whole.null,
         interval=interval_of(resampled, whole.specialization, kind="basic"),
         per_layer=[layer.observed for layer in walked],

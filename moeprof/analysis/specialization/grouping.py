@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from math import exp, lgamma
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,13 @@ class Domains(NamedTuple):
     def sizes(self) -> dict[str, int]:
         """Requests of each domain."""
         return dict(zip(self.names, np.bincount(self.domain).tolist(), strict=True))
+
+    def smallest_p(self) -> float:
+        """One over the ways to deal the requests to groups of these sizes, whatever their names."""
+        sizes = np.bincount(self.domain).tolist()
+        alike = Counter(sizes).values()
+        names = sum(lgamma(n + 1) for n in [*sizes, *alike])
+        return exp(names - lgamma(len(self.domain) + 1))
 
 
 def labelled_requests(trace: Trace) -> Domains:

@@ -44,6 +44,7 @@ class SpecializationResult(Result):
     null: float  # mean over shuffles
     null_p95: float
     p_value: float  # share of shuffles that diverge at least as much
+    smallest_p: float  # that any routing could reach: one over the ways to group the requests
     excess: float  # specialization - null
     interval: Interval  # of the divergence, without the bias that noise adds to its estimate
     per_layer: list[float]  # specialization of each layer

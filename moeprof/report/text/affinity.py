@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from moeprof.analysis import AffinityResult
 from moeprof.analysis.affinity import ExpertPair, LayerAffinity, LayerTransition
 from moeprof.report.text.layout import table, wrapped
-from moeprof.report.wording import counted, percent, times
+from moeprof.report.wording import command, counted, percent, times
 
 _ROWS = 12  # layers shown
 
@@ -173,11 +173,11 @@ def _next_commands(affinity: AffinityResult, path: str) -> str:
     uses, verbs = [], []
     if affinity.modularity is not None:
         uses.append("experts that go together can share a GPU, so that tokens are sent to fewer")
-        verbs.append(f"place {path} --gpus 8 --solver coactivation")
+        verbs.append(command("place", path, "--gpus", 8, "--solver", "coactivation"))
     if affinity.next_layer_top1 is not None:
         uses.append("those that follow can be fetched ahead")
-        verbs.append(f"cache prefetch {path} --predictor markov")
-    lines = (f"{'Next:' if not n else '':7}moeprof {verb}" for n, verb in enumerate(verbs))
+        verbs.append(command("cache", "prefetch", path, "--predictor", "markov"))
+    lines = (f"{'Next:' if not n else '':7}{verb}" for n, verb in enumerate(verbs))
     return "\n".join([wrapped(f"Good for: {'; '.join(uses)}."), *lines])
 
 

@@ -12,8 +12,8 @@ from moeprof.analysis.comparison import (
     SaturationResult,
     TraceComparison,
 )
-from moeprof.report.text.layout import clipped, table, wrapped
-from moeprof.report.wording import counted, listed, percent
+from moeprof.report.text.layout import shortened, table, wrapped
+from moeprof.report.wording import command, counted, listed, percent
 
 LAYERS = 8  # that are shown: those that differ most
 NUMBERS = 30  # of a result that are shown
@@ -42,8 +42,8 @@ def _sides(comparison: TraceComparison) -> str:
     rows = [
         [
             name,
-            clipped(side.name, 34),
-            clipped(side.model, 18),
+            shortened(side.name, 34),
+            shortened(side.model, 18),
             f"{side.tokens:,}",
             f"{side.requests:,}",
         ]
@@ -64,7 +64,11 @@ def _verdict(comparison: TraceComparison, overall: Sequence[Difference]) -> str:
         head = "Of so few requests it cannot be said whether A and B differ."
     else:
         pairs = "the same requests" if comparison.paired else "requests of one kind"
-        head = f"No figure differs by more than chance makes of {pairs}."
+        head = (
+            "A and B are the same in every figure."
+            if all(found.p == 1 and not found.effect for found in overall)
+            else f"No figure differs by more than two recordings of {pairs} do by chance."
+        )
     apart = comparison.divergence
     if apart is None or apart.p is None:
         return head
@@ -73,8 +77,8 @@ def _verdict(comparison: TraceComparison, overall: Sequence[Difference]) -> str:
         "use other experts" if apart.significant else "use the same experts, as far as this tells"
     )
     return (
-        f"{head} They {verdict}: distributions {apart.value:.4f} bits apart, {apart.null:.4f} by "
-        f"chance (p {_p(apart.p)}), beyond chance in {layers} of "
+        f"{head} They {verdict}: distributions are {apart.value:.4f} bits apart, {apart.null:.4f} "
+        f"by chance (p {_p(apart.p)}), beyond chance in {layers} of "
         f"{counted(len(apart.per_layer), 'layer')}."
     )
 
@@ -96,7 +100,7 @@ def _effect(found: Difference) -> str:
 def _figures(overall: Sequence[Difference]) -> str:
     rows = [
         [
-            clipped(found.metric, 24),
+            shortened(found.metric, 24),
             _number(found.a),
             _number(found.b),
             _signed(found.effect),
@@ -168,7 +172,7 @@ def documents_text(comparison: DocumentComparison) -> str:
     largest = sorted(differ, key=_weight)[:NUMBERS]
     rows = [
         [
-            clipped(found.metric, 40),
+            shortened(found.metric, 40),
             _number(found.a),
             _number(found.b),
             "-" if found.relative is None else f"{100 * found.relative:+.3g} %",
@@ -187,7 +191,8 @@ def documents_text(comparison: DocumentComparison) -> str:
         if only:
             parts.append(wrapped(f"Only in {side}: {len(only):,}, such as {', '.join(only[:4])}."))
     parts += [_failed(comparison.failed)] if comparison.failed else []
-    check = f"moeprof compare {comparison.a} {comparison.b} --fail-on 'METRIC > 5%'"
+    metric = largest[0].metric if largest else "METRIC"
+    check = command("compare", comparison.a, comparison.b, "--fail-on", f"{metric} > 5%")
     return "\n\n".join([*parts, f"Next: {check}"])
 
 
@@ -209,7 +214,7 @@ def saturation_text(result: SaturationResult) -> str:
         band = checkpoint.agreement.interval
         rows.append(
             [
-                clipped(checkpoint.name, 34),
+                shortened(checkpoint.name, 34),
                 percent(checkpoint.saturation),
                 f"{percent(band.low)} to {percent(band.high)}" if band else "-",
                 f"{by_layer[0][1]} ({percent(by_layer[0][0])})",
@@ -217,9 +222,12 @@ def saturation_text(result: SaturationResult) -> str:
             ]
         )
     columns = ["checkpoint", "saturation", "95 %", "least in layer", "most in layer"]
-    parts = [wrapped(head), table(columns, rows), f"Last checkpoint: {clipped(result.last, 60)}."]
+    parts = [wrapped(head), table(columns, rows)]
+    parts.append(f"Last checkpoint: {shortened(result.last, 60)}.")
     parts += [_failed(result.failed)] if result.failed else []
-    return "\n\n".join([*parts, f"Next: moeprof compare {rows[-1][0]} {result.last}"])
+    return "\n\n".join(
+        [*parts, f"Next: {command('compare', result.checkpoints[-1].name, result.last)}"]
+    )
 
 
 def _failed(failed: Sequence[str]) -> str:
@@ -227,14 +235,14 @@ def _failed(failed: Sequence[str]) -> str:
 
 
 def _next(comparison: TraceComparison) -> str:
-    a, b = comparison.a.name, comparison.b.name
+    both = ("compare", comparison.a.name, comparison.b.name)
     agreement = comparison.agreement
     strange = agreement is not None and agreement.agreement < 2 * agreement.chance["agreement"]
     if strange and comparison.alignment is None:
-        return f"Next: moeprof compare {a} {b} --align  (if ids are of two trainings)"
+        return f"Next, if ids are of two trainings: {command(*both, '--align')}"
     if comparison.agreement is None and comparison.paired and comparison.divergence:
-        return f"Next: moeprof compare {a} {b} --same-tokens  (if they are the same)"
-    return f"Next: moeprof compare {a} {b} --fail-on significant"
+        return f"Next, if the tokens are the same: {command(*both, '--same-tokens')}"
+    return f"Next: {command(*both, '--fail-on', 'significant')}"
 
 
 def _number(value: float) -> str:

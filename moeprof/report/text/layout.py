@@ -20,6 +20,12 @@ def clipped(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def shortened(name: str, width: int) -> str:
+    """A printable `name` of at most `width` characters, both ends kept: names differ there."""
+    name, tail = printable(name), (width - 1) // 2
+    return name if len(name) <= width else f"{name[: width - 1 - tail]}…{name[-tail:]}"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> str:
     """Columns under headings, two spaces apart: the first `left` flush left, the rest right."""
     cells = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
@@ -31,7 +37,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(parts).rstrip())
-    lines.insert(1, "  ".join("─" * width for width in widths))
+    lines.insert(1, "  ".join("─" * width for width in widths).rstrip())
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from moeprof.analysis import LoadResult, SamplingError
 from moeprof.analysis.change_points import ChangePoint
 from moeprof.analysis.request_load import RequestLoad
 from moeprof.report.sampled import error_words
-from moeprof.report.text.layout import bar, clipped, table, wrapped
+from moeprof.report.text.layout import bar, shortened, table, wrapped
 from moeprof.report.wording import counted, listed, percent, times
 
 _BAR = 11
@@ -154,7 +154,7 @@ def _groups(load: LoadResult) -> list[str]:
     return [
         table(
             [kind, "mean imbalance"],
-            [[clipped(name, 40), times(value)] for name, value in values.items()],
+            [[shortened(name, 40), times(value)] for name, value in values.items()],
         )
         for kind, values in groups
         if values

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from moeprof.analysis import LocalityResult
 from moeprof.analysis.uncertainty import Interval
 from moeprof.report.text.layout import table, wrapped
-from moeprof.report.wording import counted, listed, percent
+from moeprof.report.wording import command, counted, listed, percent
 
 _STEP = 64  # tokens of the step that the answer names, where the recording allows it
 
@@ -29,9 +29,8 @@ def locality_text(locality: LocalityResult, trace: str = "T") -> str:
     )
     slots = list(locality.segment_cache.hit_ratio) if locality.segment_cache else [locality.top_k]
     sizes = ",".join(str(size) for size in slots)
-    parts.append(
-        f"Next: moeprof cache {trace} --policy lru,lfu,belady --scope layer --slots {sizes}"
-    )
+    policies = ("--policy", "lru,lfu,belady", "--scope", "layer", "--slots", sizes)
+    parts.append(f"Next: {command('cache', trace, *policies)}")
     return "\n\n".join(parts)
 
 

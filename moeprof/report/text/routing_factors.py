@@ -12,8 +12,8 @@ from moeprof.analysis.specialization import (
     VocabularyResult,
 )
 from moeprof.analysis.uncertainty import Interval
-from moeprof.report.text.layout import clipped, table, wrapped
-from moeprof.report.wording import counted, percent
+from moeprof.report.text.layout import shortened, table, wrapped
+from moeprof.report.wording import bits, command, counted, percent
 
 SHOWN = 5
 
@@ -21,7 +21,9 @@ SHOWN = 5
 def unlabelled_text(factors: RoutingFactors, path: str) -> str:
     """All of it, with no domains to compare."""
     prefixes = wrapped(prefix_words(factors.shared_prefixes))
-    return "\n\n".join([factors_text(factors), prefixes, f"Next: moeprof analyze locality {path}"])
+    return "\n\n".join(
+        [factors_text(factors), prefixes, f"Next: {command('analyze', 'locality', path)}"]
+    )
 
 
 def factors_text(factors: RoutingFactors) -> str:
@@ -46,7 +48,7 @@ def _parts_words(name: str, what: str, effect: PartsEffect) -> str:
     strongest = max(effect.layers, key=lambda layer: layer.divergence - layer.null)
     where = f" Most in layer {strongest.layer}." if differ else ""
     return (
-        f"{name} {verdict}: {what} are {effect.divergence:.4f} bit apart where chance gives "
+        f"{name} {verdict}: {what} are {bits(effect.divergence, 4)} apart where chance gives "
         f"{effect.null:.4f} (p = {effect.p_value:.3f}), {effect.excess:.4f} beyond it "
         f"({_range(effect.interval, 4)}). Parts are shuffled within each of "
         f"{counted(effect.requests, 'request')}.{where}"
@@ -92,7 +94,7 @@ def _confidence_words(confidence: ConfidenceResult) -> str:
     if confidence.gate_entropy is not None and confidence.gate_entropy_interval:
         words += (
             f" Gate weights have {confidence.gate_entropy:.2f} of "
-            f"{confidence.most_entropy:.2f} bit of entropy "
+            f"{bits(confidence.most_entropy, 2)} of entropy "
             f"({_range(confidence.gate_entropy_interval, 2)})"
             f"{_extremes(confidence.gate_entropy_by_domain, lambda bits: f'{bits:.2f}')}."
         )
@@ -105,8 +107,8 @@ def _extremes(by_domain: dict[str, float], write: Callable[[float], str]) -> str
         return ""
     low, high = min(by_domain, key=by_domain.__getitem__), max(by_domain, key=by_domain.__getitem__)
     return (
-        f": {write(by_domain[low])} in {clipped(low, 24)} to {write(by_domain[high])} in "
-        f"{clipped(high, 24)}"
+        f": {write(by_domain[low])} in {shortened(low, 60)} to {write(by_domain[high])} in "
+        f"{shortened(high, 60)}"
     )
 
 

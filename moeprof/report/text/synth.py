@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeprof.report.text.layout import table, wrapped
-from moeprof.report.wording import counted
+from moeprof.report.wording import command, counted
 from moeprof.synth import Comparison, FitJudgement, SynthResult
 
 
@@ -18,7 +18,7 @@ def synth_text(result: SynthResult) -> str:
     parts = [wrapped(head), f"sha256 of its manifest: {result.sha256}"]
     if result.fit is not None:
         parts.append(judgement_text(result.fit))
-    parts.append(f"Next:  moeprof analyze locality {result.path}")
+    parts.append("Next:  " + command("analyze", "locality", result.path))
     return "\n\n".join(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeprof.report.sampled import rotated_words, sampled_words
 from moeprof.report.text.layout import pairs, wrapped
-from moeprof.report.wording import counted, held_bytes
+from moeprof.report.wording import command, counted, held_bytes
 from moeprof.trace import TraceInfo
 
 
@@ -35,13 +35,15 @@ def trace_info_text(info: TraceInfo) -> str:
 
 def described_trace_text(info: TraceInfo) -> str:
     """The same, and the commands that answer from it."""
-    ask = "place" if info.counts_only else "analyze locality"
-    gpus = " --gpus 8" if info.counts_only else ""
-    following = [f"analyze load {info.path}", f"{ask} {info.path}{gpus}"]
+    following = [command("analyze", "load", info.path)]
+    if info.counts_only:
+        following.append(command("place", info.path, "--gpus", 8))
+    else:
+        following.append(command("analyze", "locality", info.path))
     if len(info.labels) > 1 and not info.counts_only:
-        following.append(f"analyze specialization {info.path}")
-    following.append(f"report {info.path} -o report.html")
-    lines = (f"{'Next:' if not n else '':7}moeprof {verb}" for n, verb in enumerate(following))
+        following.append(command("analyze", "specialization", info.path))
+    following.append(command("report", info.path, "-o", "report.html"))
+    lines = (f"{'Next:' if not n else '':7}{verb}" for n, verb in enumerate(following))
     return "\n".join([trace_info_text(info), "", *lines])
 
 
