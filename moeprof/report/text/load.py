@@ -7,7 +7,7 @@ from moeprof.analysis.change_points import ChangePoint
 from moeprof.analysis.request_load import RequestLoad
 from moeprof.report.sampled import error_words
 from moeprof.report.text.layout import bar, shortened, table, wrapped
-from moeprof.report.wording import counted, listed, percent, times
+from moeprof.report.wording import command, counted, listed, percent, times
 
 _BAR = 11
 _NAMED = 5  # experts that a sentence names
@@ -36,7 +36,8 @@ def load_text(load: LoadResult, sampling: SamplingError | None = None, trace: st
             "jain: 1 is even. unused: without a token."
         )
     )
-    parts.append(f"Next: moeprof place {trace} --gpus {load.gpus or 8} --solver best")
+    following = command("place", trace, "--gpus", load.gpus or 8, "--solver", "best")
+    parts.append(f"Next: {following}")
     return "\n\n".join(parts)
 
 
