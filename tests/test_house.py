@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moeprof"
 
 # Each folder is one step; it may import what stands after it on its line (and errors, result,
-# quantity, which everything may).
+# quantity, threads, which everything may).
 MAY_IMPORT = {
     "model": set(),
     "trace": {"model"},
@@ -36,7 +36,7 @@ MAY_IMPORT["report"] = {"synth", "sweep", "live"} | MAY_IMPORT["sweep"]
 MAY_IMPORT["demo"] = {"report", "capture"} | MAY_IMPORT["report"]
 MAY_IMPORT["doctor"] = {"capture", "trace", "model"}
 MAY_IMPORT["cli"] = {"doctor", "demo"} | MAY_IMPORT["demo"]
-FOUNDATION = {"errors", "result", "quantity", "__version__"}
+FOUNDATION = {"errors", "result", "quantity", "threads", "__version__"}
 # Engines: in capture and probe, inside functions.
 HEAVY = {"torch", "transformers", "vllm", "sglang", "llama_cpp"}
 # .pt files are read or written there, and torch alone is imported

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.errors import InputError, TraceError
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 PHASE_NAMES = {Phase.UNKNOWN: "", Phase.PREFILL: "prefill", Phase.DECODE: "decode"}
@@ -74,8 +73,7 @@ def count_assignments(trace: Trace, group: NDArray[np.int32], groups: int) -> ND
 
     `group` [tokens] holds each token's group below `groups`. Layers run on threads of their own.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(lambda n: count_layer(trace, n, group, groups), trace.layers))
+    layers = map_threads(lambda n: count_layer(trace, n, group, groups), trace.layers)
     return np.stack(layers, axis=1)
 
 

@@ -16,9 +16,7 @@ can follow, about the figure shown.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -50,6 +48,7 @@ from moeprof.analysis.uncertainty import Interval, draw_requests, interval_of
 from moeprof.analysis.windows import Span, distinct_of, doubling_spans
 from moeprof.errors import InputError
 from moeprof.result import Result
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 LONGEST_WINDOW = 256  # tokens
@@ -122,8 +121,7 @@ def analyze_locality(trace: Trace, *, seed: int = 0) -> LocalityResult:
         [found for found in segments if found],
         draw_requests(runs.requests, seed=seed).astype(np.float64),
     )
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(lambda layer: _walk(trace, layer, walk), trace.layers))
+    layers = map_threads(lambda layer: _walk(trace, layer, walk), trace.layers)
     layers = [layer for layer in layers if layer.gaps.sum()]
     if not layers:
         raise InputError(f"{trace}: no layer was recorded for any decode token")

@@ -7,8 +7,6 @@ popularity of experts among prompt tokens.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from moeprof.analysis.runs import Runs, find_runs, request_uses
 from moeprof.analysis.uncertainty import Interval, draw_requests, interval_of
 from moeprof.analysis.windows import Span, distinct_of, doubling_spans
 from moeprof.result import Result
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 
@@ -52,8 +51,7 @@ def analyze_prompts(trace: Trace, *, seed: int = 0) -> PromptLocality | None:
     runs = find_runs(trace, Phase.PREFILL)
     pairs, spans = PairsApart(runs, lags=(1,)), doubling_spans(runs, BATCHES[-1])
     drawn = draw_requests(runs.requests, seed=seed).astype(np.float64)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(lambda n: _walk(trace, n, runs, pairs, spans, drawn), trace.layers))
+    layers = map_threads(lambda n: _walk(trace, n, runs, pairs, spans, drawn), trace.layers)
     layers = [layer for layer in layers if layer.distinct[0, 1]]
     return _result(trace, runs, spans, layers) if layers else None
 

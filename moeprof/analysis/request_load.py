@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -22,6 +20,7 @@ from moeprof.analysis.outlying_experts import (
 )
 from moeprof.analysis.uncertainty import Interval, draw_requests, interval_of
 from moeprof.result import Result
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 
@@ -50,8 +49,7 @@ def analyze_requests(
         ratios = imbalance(on_gpus((drawn @ uses).astype(np.int64), gpus))
         return ratios, request_spread(uses, trace.top_k), np.add.reduceat(uses, starts)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(walk, trace.layers))
+    layers = map_threads(walk, trace.layers)
     ratios, spreads, loads = (list(part) for part in zip(*layers, strict=True))
     several, enough = len(clusters.first) > 1, clusters.are_requests
     interval = interval_of(np.mean(ratios, axis=0), observed, kind="basic")

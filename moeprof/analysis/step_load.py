@@ -6,9 +6,7 @@ recording has fewer requests, some come twice, and that is said. Steps are drawn
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +16,7 @@ from moeprof.analysis.expert_sets import layer_ids
 from moeprof.analysis.runs import Runs, find_runs
 from moeprof.errors import InputError
 from moeprof.result import Result
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 BATCHES = (1, 8, 64, 512)  # tokens a step
@@ -58,8 +57,7 @@ def step_imbalance(
     runs = find_runs(trace)
     rng = np.random.default_rng(seed)
     drawn = [_drawn_steps(runs, size, rng) for size in batches]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(lambda n: _layer(trace, n, drawn, gpus), trace.layers))
+    layers = map_threads(lambda n: _layer(trace, n, drawn, gpus), trace.layers)
     measured = [np.concatenate(ratios) for ratios in zip(*layers, strict=True)]
     found = []
     for size, ratios in zip(batches, measured, strict=True):

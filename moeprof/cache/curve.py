@@ -9,8 +9,6 @@ one the last experts of the event stay.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +19,7 @@ from moeprof.cache.events import Steps, event_chunks, find_steps
 from moeprof.cache.requests import Scope, parse_scope
 from moeprof.errors import InputError
 from moeprof.result import NOT_JSON, Result
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 
@@ -118,8 +117,7 @@ def layer_hits(trace: Trace, steps: Steps) -> NDArray[np.int64]:
 
 def _layer_histograms(trace: Trace, steps: Steps) -> tuple[NDArray[np.int64], int]:
     """[layers, experts + 1] stack distances, one cache a layer, layers on threads."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(lambda layer: _layer_histogram(trace, layer, steps), trace.layers))
+    results = map_threads(lambda layer: _layer_histogram(trace, layer, steps), trace.layers)
     return np.stack([histogram for histogram, _ in results]), sum(n for _, n in results)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,6 +37,7 @@ from moeprof.cache.requests import (
 )
 from moeprof.cache.results import CacheReplay, CacheReplays, MissStream
 from moeprof.errors import InputError
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 
@@ -201,8 +200,7 @@ def _replay_all(job: _Job, cells: list[Cell]) -> list[_Counted]:
     def run(task: tuple[list[int], list[Cell]]) -> list[_Counted]:
         return _replay_group(job, *task, quotas, kinds)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(pool.map(run, tasks))
+    done = map_threads(run, tasks)
     if scope is Scope.GLOBAL:
         return [counted for (counted,) in done]
     stacked = [_stacked(parts) for parts in zip(*done, strict=True)]

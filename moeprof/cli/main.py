@@ -151,10 +151,6 @@ def _call(verb: str, arguments: list[str]) -> Any:
     """What the command's `run` returns: an Answer, or Typer's exit code for --help."""
     import typer
 
-    if verb.startswith(
-        ("analyze", "compare")
-    ):  # layers are threads: those of BLAS get in their way
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     module = import_module(f"moeprof.cli.{COMMANDS[verb][0]}")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     settings = getattr(module, "CONTEXT_SETTINGS", None)

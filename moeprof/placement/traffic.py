@@ -14,8 +14,6 @@ and alike for nodes, of which each is sent to once. Scales beside the elements a
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +24,7 @@ from moeprof.errors import InputError
 from moeprof.placement.placement import Placement
 from moeprof.quantity import Provenance
 from moeprof.result import NOT_JSON, Result
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 # What DeepEP's kernels send by default: dispatch in FP8, combine in BF16
@@ -120,8 +119,7 @@ def tokens_to(
             foreign += touched(part.experts, *use, rows, sent[row])
         refuse_foreign_ids(trace, trace.layers[row], foreign)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(count, range(placement.layers)))
+    map_threads(count, range(placement.layers))
     return sent, tokens
 
 

@@ -7,8 +7,6 @@ is drawn at the same length: the two are compared alike.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from moeprof.synth.routing import RoutingModel
 from moeprof.synth.schedule import Spans
+from moeprof.threads import map_threads
 
 _HALVINGS = 6
 _MOST = 0.95
@@ -25,9 +24,8 @@ def coupling_bits(experts: NDArray[np.unsignedinteger], size: int) -> float:
     """Mean over neighbouring layers of the bits of experts [tokens, layers, k] below `size`."""
     if experts.shape[1] < 2:
         return 0.0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pairs = range(experts.shape[1] - 1)
-        return float(np.mean(list(pool.map(lambda n: _bits(experts, n, size), pairs))))
+    pairs = range(experts.shape[1] - 1)
+    return float(np.mean(map_threads(lambda n: _bits(experts, n, size), pairs)))
 
 
 def _bits(experts: NDArray[np.unsignedinteger], layer: int, size: int) -> float:

@@ -8,8 +8,6 @@ what few tokens cannot tell.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from moeprof.synth.routing import RoutingModel
 from moeprof.synth.schedule import Spans
+from moeprof.threads import map_threads
 
 _ROUNDS = 15
 _LENT = 300.0  # assignments that a layer takes from the mean of all layers
@@ -48,8 +47,7 @@ def recency(
         recency_histogram(spans.rows, spans.starts, spans.fresh, spans.kind, ids, ranks, histogram)
         return np.stack([np.bincount(bins, weights=counts) for counts in histogram])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(count, range(experts.shape[1]))))
+    return np.stack(map_threads(count, range(experts.shape[1])))
 
 
 def match_recency(

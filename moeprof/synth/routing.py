@@ -15,8 +15,6 @@ probability **common**: that is what ties layers together, and it changes none o
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.synth.schedule import Schedule, Spans
+from moeprof.threads import map_threads
 from moeprof.trace.schema import expert_dtype
 
 STEERING = 0.1  # loads are held to within some tens of tokens; less lets them wander
@@ -64,8 +63,7 @@ class RoutingModel:
         seeds: NDArray[Any] = np.random.SeedSequence(seed).generate_state(
             self.layers + 1, np.uint64
         )
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda n: self._draw_layer(n, spans, seeds, out), range(self.layers)))
+        map_threads(lambda n: self._draw_layer(n, spans, seeds, out), range(self.layers))
 
     def _draw_layer(
         self,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +26,7 @@ from moeprof.analysis.affinity.sample import TokenSample, sample_tokens
 from moeprof.analysis.affinity.transitions import Following, Judged, describe_transition
 from moeprof.analysis.uncertainty import Interval, bootstrap
 from moeprof.errors import InputError
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 SHOWN = 10  # strongest pairs of all layers
@@ -43,11 +42,10 @@ def analyze_affinity(trace: Trace, *, phase: Phase | None = None, seed: int = 0)
     sample = sample_tokens(trace, phase, seed)
     alone = trace.layers if 1 < trace.top_k < trace.experts_per_layer - 1 else ()
     judged = set(alone[:: -(-len(alone) // JUDGED) or 1])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = pool.map(lambda at: _pairs(trace, at, sample, seed, at in judged), alone)
-        moves = pool.map(lambda two: _transition(trace, two, sample), pairwise(trace.layers))
-        per_layer = [layer for layer in layers if layer]
-        following = [move for move in moves if move]
+    layers = map_threads(lambda at: _pairs(trace, at, sample, seed, at in judged), alone)
+    moves = map_threads(lambda two: _transition(trace, two, sample), pairwise(trace.layers))
+    per_layer = [layer for layer in layers if layer]
+    following = [move for move in moves if move]
     if not per_layer and not following:
         raise InputError(
             f"{trace}: nothing goes together: needs two tokens of a layer with 2 to "

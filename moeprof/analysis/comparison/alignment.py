@@ -9,9 +9,7 @@ beside one that was fitted to shuffled tokens or labels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -25,6 +23,7 @@ from moeprof.analysis.comparison.request_sums import count_shared
 from moeprof.analysis.comparison.results import Alignment, LayerAlignment
 from moeprof.analysis.counting import count_layer
 from moeprof.errors import InputError
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 SAMPLE = 1 << 16  # tokens of each half: 256 pairs of experts for each of M3's 16,384, at top-4
@@ -59,8 +58,7 @@ def align_experts(
             f"{a} and {b}: experts are aligned by tokens or by at least two labels that both "
             "recorded; there are neither"
         )
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(pool.map(match, layers))
+    found = map_threads(match, layers)
     return _judged(by, [pair[0] for pair in layers], found)
 
 

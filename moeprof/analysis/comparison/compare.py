@@ -7,9 +7,7 @@ docs/methods/comparison.md has the formulas.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +39,7 @@ from moeprof.analysis.comparison.results import (
     TraceComparison,
 )
 from moeprof.errors import InputError
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 IMBALANCE = "mean_imbalance"  # of a layer, its imbalance
@@ -128,8 +127,7 @@ def _compare_alike(sides: _Sides) -> tuple[list[Difference], Divergence]:
         sums = sum_layer(a, pair[0], one, decode[0]), sum_layer(b, pair[1], other, decode[1])
         return draw_layer(*sums, sides.draws, codes, labels=len(sides.labels), top_k=a.top_k)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(compare_layer, sides.layers))
+    layers = map_threads(compare_layer, sides.layers)
     found = judge_together(
         [
             make_difference(
@@ -179,15 +177,12 @@ def agree(a: Trace, b: Trace, *, same_tokens: bool = False, seed: int = 0) -> Ag
     if common is None:
         return None
     shuffled = shuffle_tokens(len(common.request), seed)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        matches = list(
-            pool.map(
-                lambda pair: match_layer(
-                    a, b, pair, common, requests=len(requests[0].indices), shuffled=shuffled
-                ),
-                layers,
-            )
-        )
+    matches = map_threads(
+        lambda pair: match_layer(
+            a, b, pair, common, requests=len(requests[0].indices), shuffled=shuffled
+        ),
+        layers,
+    )
     ordered = bool(a.manifest.rank_ordered and b.manifest.rank_ordered)
     natives = [pair[0] for pair in layers]
     return judge_agreement(natives, matches, common.known_by, ordered=ordered, seed=seed)

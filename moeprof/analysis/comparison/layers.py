@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ from moeprof.analysis.comparison.figures import (
 )
 from moeprof.analysis.comparison.pairing import Requests
 from moeprof.analysis.comparison.request_sums import LayerSums, find_decode, sum_layer
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 
@@ -87,8 +86,7 @@ def draw_alone(
         sums = sum_layer(trace, layer, requests, decode)
         return figures_of(sum_draws(sums, weights, codes, labels + 1), k, labels)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(draw_one, trace.layers))
+    layers = map_threads(draw_one, trace.layers)
     mean = {name: np.mean([layer[name] for layer in layers], axis=0) for name in layers[0]}
     mean["normalized_entropy"] = mean.pop("entropy") / np.log2(size)
     mean["repeat_over_even"] = mean["next_token_repeat"] * size / k

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from moeprof.analysis.counting import count_layer
 from moeprof.errors import InputError
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 ALL = "all"  # the one domain of a trace without labels
@@ -86,8 +85,7 @@ def sum_domains(trace: Trace, halves: Halves) -> DomainSums:
 
 def each_layer(trace: Trace, make: Callable[[int], T]) -> list[T]:
     """`make` of every layer of `trace`, on threads."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(make, trace.layers))
+    return map_threads(make, trace.layers)
 
 
 def _weigh(trace: Trace, layer: int, group: NDArray[np.int32], groups: int) -> NDArray[np.float64]:

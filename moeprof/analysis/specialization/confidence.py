@@ -9,8 +9,6 @@ chosen experts alone, so not the entropy of all logits, which no trace keeps.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from moeprof.analysis.uncertainty import Interval, bootstrap
 from moeprof.errors import InputError
 from moeprof.result import Result
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 NEAR_TIE = 0.01
@@ -78,8 +77,7 @@ def analyze_confidence(
             "record with --margins or --weights"
         )
     tokens = _choose(trace, left_out, seed)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(lambda layer: _walk(trace, layer, tokens), trace.layers))
+    layers = map_threads(lambda layer: _walk(trace, layer, tokens), trace.layers)
     ties = np.sum([layer.ties for layer in layers], axis=0)
     entropy = np.sum([layer.entropy for layer in layers], axis=0)
     return ConfidenceResult(

@@ -6,8 +6,6 @@ every shuffle keeps each request's experts and each domain's number of requests.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +21,7 @@ from moeprof.analysis.specialization.divergence import (
 from moeprof.analysis.specialization.grouping import Assignments, Domains, request_groups
 from moeprof.analysis.specialization.specialists import Use, expert_use
 from moeprof.analysis.uncertainty import draw_requests
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 PAIR_SHUFFLES = 20  # a mean over these is what two domains differ by chance
@@ -72,8 +71,7 @@ def walk_domains(
         Assignments(orders[:TEST_SHUFFLES], names),
         Assignments(domain[None], names, weights),
     )
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda layer: _layer(trace, layer, draws), trace.layers))
+    return map_threads(lambda layer: _layer(trace, layer, draws), trace.layers)
 
 
 def _layer(trace: Trace, layer: int, draws: _Draws) -> LayerDomains:

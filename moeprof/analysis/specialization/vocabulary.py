@@ -15,8 +15,6 @@ in Vinh, Epps and Bailey 2010 (JMLR 11:2837): (explained - null) / (1 - null).
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,6 +30,7 @@ from moeprof.analysis.uncertainty import (
 )
 from moeprof.errors import InputError
 from moeprof.result import NOT_JSON, Result
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 MIN_OCCURRENCES = 10
@@ -121,8 +120,7 @@ def analyze_vocabulary(
     Raises TraceError where token ids were not recorded, InputError where none comes 10 times.
     """
     tokens = _choose(trace, left_out, seed)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        layers = list(pool.map(lambda layer: _walk(trace, layer, tokens), trace.layers))
+    layers = map_threads(lambda layer: _walk(trace, layer, tokens), trace.layers)
     values = np.stack([layer.values for layer in layers])
     null = np.stack([layer.null for layer in layers])  # [layers, shuffles, 3]
     chance = null.mean(axis=1)

@@ -9,8 +9,6 @@ answer always comes after its prompt.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +26,7 @@ from moeprof.analysis.uncertainty import (
 )
 from moeprof.errors import InputError
 from moeprof.result import Result
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 QUARTERS = ["first quarter", "second quarter", "third quarter", "last quarter"]
@@ -112,8 +111,7 @@ def _compare(trace: Trace, part: NDArray[np.int64], names: list[str], seed: int)
         share = shares(counts.astype(np.float64))
         return [divergence(shares(way.sums(share))) for way in ways]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        walked = list(pool.map(walk, trace.layers))
+    walked = map_threads(walk, trace.layers)
     return _effect(trace.layers, walked, names, requests)
 
 

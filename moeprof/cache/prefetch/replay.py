@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from moeprof.cache.prefetch.predictors.names import (
 from moeprof.cache.prefetch.results import PrefetchReplay, PrefetchReplays
 from moeprof.cache.requests import Scope, expert_sizes, known_bytes, parse_scope, slot_counts
 from moeprof.errors import InputError
+from moeprof.threads import map_threads
 from moeprof.trace import Phase, Trace
 
 NONE = "none"  # the predictor that names nobody
@@ -94,17 +93,16 @@ def replay_prefetch(
     link = make_link(link_experts_per_layer, hardware, layer_ms, sizes)
     job = _Job(question, link, sizes, policy, scope, events)
     nobody = make_predictor("oracle", question._replace(width=0))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = dict(zip(names, pool.map(lambda name: _made(name, question), names), strict=True))
-        refused = {name: one for name, one in made.items() if isinstance(one, InputError)}
-        if refused and predictor != "all":
-            raise next(iter(refused.values()))
-        tasks: list[tuple[str, Any]] = [
-            (NONE, nobody),
-            *((n, p) for n, p in made.items() if n not in refused),
-        ]
-        parts = pool.map(lambda task: _rows(job, task[0], task[1], counts), tasks)
-        rows = [row for part in parts for row in part]
+    made = dict(zip(names, map_threads(lambda name: _made(name, question), names), strict=True))
+    refused = {name: one for name, one in made.items() if isinstance(one, InputError)}
+    if refused and predictor != "all":
+        raise next(iter(refused.values()))
+    tasks: list[tuple[str, Any]] = [
+        (NONE, nobody),
+        *((n, p) for n, p in made.items() if n not in refused),
+    ]
+    parts = map_threads(lambda task: _rows(job, task[0], task[1], counts), tasks)
+    rows = [row for part in parts for row in part]
     return PrefetchReplays(
         rows=rows,
         left_out={name: str(why) for name, why in refused.items()},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from moeprof.analysis.counting import refuse_foreign_ids
 from moeprof.errors import InputError
 from moeprof.placement.placement import Placement
+from moeprof.threads import map_threads
 from moeprof.trace import Batching, Trace
 
 
@@ -97,8 +96,7 @@ def replay_ranks(
         )
         refuse_foreign_ids(trace, trace.layers[row], foreign)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(run, range(layers)))
+    map_threads(run, range(layers))
     return RankLoads(total, busiest, assigned)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from moeprof.errors import InputError
 from moeprof.placement.placement import Placement
+from moeprof.threads import map_threads
 
 TRIES = 40_000  # exchanges a layer
 _SQUARINGS = 4  # power 16: near to the worst
@@ -44,8 +42,7 @@ def even_in_all(
     def solve(layer: int) -> NDArray[np.int64]:
         return _search(start, layer, loads[:, layer], worst, tries, seed)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        table = np.stack(list(pool.map(solve, range(start.layers))))
+    table = np.stack(map_threads(solve, range(start.layers)))
     return Placement(table, start.experts, start.topology, expert_bytes=start.expert_bytes)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from moeprof.placement.annealing import Aim
 from moeprof.placement.placement import Placement
 from moeprof.placement.topology import Topology
+from moeprof.threads import map_threads
 
 Map = NDArray[np.int64]  # [layers, slots] logical experts
 
@@ -45,5 +44,4 @@ class Problem:
 
     def by_layer(self, solve: Callable[[int], Any]) -> Map:
         """[layers, slots] from `solve(layer)` -> [slots], layers side by side in threads."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return np.array(list(pool.map(solve, range(self.layers))), np.int64)
+        return np.array(map_threads(solve, range(self.layers)), np.int64)
