@@ -25,7 +25,7 @@ from moeprof.analysis.runs import Runs
 from moeprof.result import Result
 
 SEGMENTS = (4, 16, 64, 256)  # tokens, those of the paper
-_TOKENS = 32_768  # of the segments that are looked at, of a layer and a length
+_TOKENS = 16_384  # of the segments that are looked at, of a layer and a length
 
 
 @dataclass(frozen=True)

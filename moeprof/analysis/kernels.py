@@ -24,3 +24,29 @@ def add_assignments(
             else:
                 counts[group[row], experts[row, slot]] += 1
     return foreign
+
+
+@njit(cache=True, nogil=True)
+def add_gaps(
+    experts: NDArray[np.unsignedinteger],
+    there: NDArray[np.bool_],
+    request: NDArray[np.int64],
+    last: NDArray[np.int64],
+    gaps: NDArray[np.int64],
+) -> None:
+    """Add to `gaps` the reuses of `experts` [tokens, k] by tokens back; the first uses to gaps[0].
+
+    `request` [tokens] has those of one request next to each other; `last` [experts] is -1 at first.
+    A longer way back counts as the longest; ids of tokens that are `there` have a place in `last`.
+    """
+    begin = 0
+    for token in range(experts.shape[0]):
+        if token and request[token] != request[token - 1]:
+            begin = token
+        if not there[token]:
+            continue
+        for slot in range(experts.shape[1]):
+            used = last[experts[token, slot]]
+            way = token - used if used >= begin else 0
+            gaps[min(way, gaps.shape[0] - 1)] += 1
+            last[experts[token, slot]] = token

@@ -71,12 +71,9 @@ def reuse_gaps(
 
     `ids` [tokens, k] in order of request and position; a longer way back counts as `most`.
     """
-    rows = np.flatnonzero(there)
-    flat = ids.take(rows, axis=0).ravel()
-    order = np.argsort(flat, kind="stable")  # by expert, then by place; ids are short: radix sort
-    place = np.repeat(rows.astype(np.int32), ids.shape[1]).take(order)
-    owner, expert = request.astype(np.int32).take(place), flat.take(order)
-    again = (expert[1:] == expert[:-1]) & (owner[1:] == owner[:-1])
-    gaps = np.bincount(np.minimum(np.diff(place), most) * again, minlength=most + 1)
-    gaps[0] = len(flat) - again.sum()
+    from moeprof.analysis.kernels import add_gaps  # Numba costs a second to import
+
+    gaps = np.zeros(most + 1, np.int64)
+    last = np.full(int(ids.max(initial=0)) + 1, -1)
+    add_gaps(ids, there, request, last, gaps)
     return gaps
