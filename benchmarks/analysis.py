@@ -47,6 +47,7 @@ ANALYSES: dict[str, Callable[[Trace], object]] = {
     "affinity": moeprof.analyze_affinity,
     "specialization": moeprof.analyze_specialization,
     "pruning": moeprof.analyze_pruning,
+    "compare": lambda trace: moeprof.compare_traces(trace, trace),
 }
 
 

@@ -41,6 +41,7 @@ from moeprof.analysis.consistency import (
 )
 from moeprof.analysis.expert_sets import chosen_rows, layer_ids, sets_of
 from moeprof.analysis.prompt_locality import PromptLocality, analyze_prompts
+from moeprof.analysis.repeated_beginnings import RepeatedBeginnings, find_repeated
 from moeprof.analysis.reuse import LAGS, PairsApart, reuse_gaps
 from moeprof.analysis.runs import Runs, find_runs, request_uses
 from moeprof.analysis.segment_cache import SegmentCache, replay_segment_cache
@@ -72,6 +73,7 @@ class LocalityResult(Result):
     distinct_null: dict[int, float]
     distinct_uniform: dict[int, float]
     prefill: PromptLocality | None  # None: no tokens are known to be of prompts
+    repeated: RepeatedBeginnings  # what beginnings that requests share do to these figures
     segments: list[SegmentConsistency]  # SRP by length of a segment
     segment_cache: SegmentCache | None  # SCH by slots
     requests: int
@@ -187,6 +189,7 @@ def _result(trace: Trace, walk: _Walk, layers: list[_Layer], seed: int) -> Local
         distinct_null=dict(zip(BATCHES, null.tolist(), strict=True)),
         distinct_uniform=dict(zip(BATCHES, uniform.tolist(), strict=True)),
         prefill=analyze_prompts(trace, seed=seed) if _has_prompts(trace) else None,
+        repeated=find_repeated(trace, seed=seed),
         segments=_segments(walk, layers, k),
         segment_cache=replay_segment_cache(trace, runs),
         requests=runs.requests,

@@ -48,7 +48,11 @@ def analyze_prompts(trace: Trace, *, seed: int = 0) -> PromptLocality | None:
 
     Raises InputError where it holds no prompt tokens, TraceError where it is damaged.
     """
-    runs = find_runs(trace, Phase.PREFILL)
+    return analyze_runs(trace, find_runs(trace, Phase.PREFILL), seed=seed)
+
+
+def analyze_runs(trace: Trace, runs: Runs, *, seed: int = 0) -> PromptLocality | None:
+    """The same of any `runs`, whose chunks start where they do."""
     pairs, spans = PairsApart(runs, lags=(1,)), doubling_spans(runs, BATCHES[-1])
     drawn = draw_requests(runs.requests, seed=seed).astype(np.float64)
     layers = map_threads(lambda n: _walk(trace, n, runs, pairs, spans, drawn), trace.layers)

@@ -39,18 +39,22 @@ def sum_between(
     return np.diff(total[bounds])
 
 
-def find_runs(trace: Trace, phase: Phase = Phase.DECODE) -> Runs:
+def find_runs(
+    trace: Trace, phase: Phase = Phase.DECODE, *, left_out: NDArray[np.bool_] | None = None
+) -> Runs:
     """The runs of the decode tokens of `trace`, or of its prompts with Phase.PREFILL.
 
     Decode tokens are all that are not known to be of a prompt. A token that follows another in
     its request stands after it unless positions are missing between them, where a run ends. Of a
-    request without any position the tokens follow each other as they were recorded.
+    request without any position the tokens follow each other as they were recorded. Tokens that
+    are `left_out` [tokens] are as if they had not been recorded.
     Raises InputError where the trace keeps no tokens, or none of this phase.
     """
     if trace.counts_only:
         raise InputError(f"{trace}: holds counts only, no token follows another in it")
     prefill = trace.phase == Phase.PREFILL
-    rows = np.flatnonzero(prefill if phase == Phase.PREFILL else ~prefill)
+    wanted = prefill if phase == Phase.PREFILL else ~prefill
+    rows = np.flatnonzero(wanted if left_out is None else wanted & ~left_out)
     if not len(rows):
         name = "prefill" if phase == Phase.PREFILL else "decode"
         raise InputError(f"{trace}: holds no {name} tokens, whose locality this is")

@@ -10,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from moeprof.analysis import analyze_specialization
+from moeprof.analysis.prompt_locality import analyze_prompts
+from moeprof.analysis.repeated_beginnings import find_repeated
 from moeprof.analysis.specialization import find_shared_prefixes
 from moeprof.model import MoEModel
-from moeprof.trace import Request, TokenRows, Trace, open_trace
+from moeprof.trace import Phase, Request, TokenRows, Trace, open_trace, synthesize_rows
 from tests.recordings import SHIPPED, recording
 
 LAYERS, EXPERTS, TOP_K = 8, 16, 2
@@ -129,3 +131,25 @@ def test_recordings_with_and_without_templates() -> None:
     shipped = find_shared_prefixes(open_trace(SHIPPED))
     assert shipped.requests == 38  # files that begin with one licence, of javascript mostly
     assert shipped.token_share == pytest.approx(0.02, abs=0.001)
+
+
+def test_locality_is_told_with_copies_and_without(model: MoEModel) -> None:
+    """Half of the requests are copies: without them the figures are those of the other half."""
+    rows, _ = synthesize_rows(model, 240, requests=6, skew=1.0)
+    order = np.lexsort((rows.position, rows.request))
+    size = len(order) // 6
+    experts = rows.experts[order].reshape(6, size, *rows.experts.shape[1:])
+    experts[3:] = experts[:3]
+    made = TokenRows(
+        step=np.arange(len(order)),
+        request=np.repeat(np.arange(6, dtype=np.int32), size),
+        position=np.tile(np.arange(size, dtype=np.int32), 6),
+        phase=np.full(len(order), Phase.PREFILL, np.int8),
+        experts=experts.reshape(rows.experts.shape),
+    )
+    given = {name: values for name, values in vars(made).items() if values is not None}
+    half = TokenRows(**{name: values[: 3 * size] for name, values in given.items()})
+    repeated = find_repeated(Trace.in_memory(model, made))
+    assert (repeated.prefill_share, repeated.decode_share, repeated.decode) == (0.5, 0, None)
+    assert repeated.prefill == analyze_prompts(Trace.in_memory(model, half))
+    assert find_repeated(Trace.in_memory(model, half)).prefill is None

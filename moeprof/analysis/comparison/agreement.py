@@ -49,8 +49,7 @@ def match_layer(
     `shuffled` are places of common tokens, drawn by `shuffle_tokens`.
     """
     ids_a, ids_b, request = common_ids(a, b, layers, common)
-    found = _matches(ids_a, ids_b)
-    sums = np.stack([np.bincount(request, part, minlength=requests) for part in found], axis=1)
+    sums = _sum_matches(ids_a, ids_b, request, requests)
     drawn = shuffled[shuffled < len(request)]  # fewer where the layer was not always recorded
     chance = [
         column.mean() if len(drawn) else 0.0
@@ -82,6 +81,22 @@ def _taken(
     """`ids` [tokens, k] of ascending or other `rows`, not copied where these are all in order."""
     everything = len(rows) == len(ids) and bool((np.diff(rows) == 1).all())
     return ids if everything else ids.take(rows, axis=0)
+
+
+def _sum_matches(
+    one: NDArray[np.unsignedinteger],
+    other: NDArray[np.unsignedinteger],
+    request: NDArray[np.int64],
+    requests: int,
+) -> NDArray[np.float64]:
+    """[requests, 3] of `_matches`, each summed: one histogram tells all three."""
+    shared, _, first = _matches(one, other)
+    kinds = one.shape[1] + 1
+    cell = (request * kinds + shared) * 2 + first
+    found = np.bincount(cell, minlength=requests * kinds * 2).reshape(requests, kinds, 2)
+    by_shared = found.sum(axis=2)
+    agreeing = by_shared @ np.arange(kinds)
+    return np.stack([agreeing, by_shared[:, -1], found[:, :, 1].sum(axis=1)], axis=1).astype(float)
 
 
 def _matches(

@@ -21,7 +21,7 @@ from moeprof.analysis.comparison.differences import (
     make_difference,
 )
 from moeprof.analysis.comparison.draws import Draws, draw, label_codes
-from moeprof.analysis.comparison.layers import LayerDraws, draw_alone, draw_layer, match_layers
+from moeprof.analysis.comparison.layers import AllDraws, LayerDraws, draw_alone, match_layers
 from moeprof.analysis.comparison.pairing import (
     CommonTokens,
     Requests,
@@ -122,10 +122,11 @@ def _compare_alike(sides: _Sides) -> tuple[list[Difference], Divergence]:
     """Layer by layer, experts of one id taken as the same."""
     (a, b), (one, other), codes = sides.traces, sides.requests, sides.codes
     decode = find_decode(a, one), find_decode(b, other)
+    draws = AllDraws(sides.draws, codes, len(sides.labels))
 
     def compare_layer(pair: tuple[int, int]) -> LayerDraws:
         sums = sum_layer(a, pair[0], one, decode[0]), sum_layer(b, pair[1], other, decode[1])
-        return draw_layer(*sums, sides.draws, codes, labels=len(sides.labels), top_k=a.top_k)
+        return draws.figures(*sums, a.top_k)
 
     layers = map_threads(compare_layer, sides.layers)
     found = judge_together(

@@ -21,8 +21,10 @@ class Draws(NamedTuple):
 
     a: NDArray[np.float32]  # [1 + resamples, requests of A]
     b: NDArray[np.float32]  # [1 + resamples, requests of B]
-    # [permutations, requests of A and then of B] 1 where a request stands for A, else it does for B
+    # 1 where a request stands for A, else it does for B: [permutations, requests of A, then of B];
+    # of pairs [permutations, pairs] 1 where A's stands for A, else the two change sides
     dealt: NDArray[np.float32]
+    paired: bool
 
     @property
     def resampled(self) -> slice:
@@ -44,7 +46,7 @@ def draw(
     counts = (len(a.indices), len(b.indices))
     weights = [np.ones((1, count), np.float32) for count in counts]
     if min(counts) < 2:
-        return Draws(weights[0], weights[1], np.zeros((0, sum(counts)), np.float32))
+        return Draws(weights[0], weights[1], np.zeros((0, sum(counts)), np.float32), False)
     for side, requests in enumerate((a, b)):
         drawn = draw_requests(
             counts[side],
@@ -54,7 +56,7 @@ def draw(
         )
         weights[side] = np.concatenate([weights[side], drawn.astype(np.float32)])
     rng = np.random.default_rng(seed)
-    return Draws(weights[0], weights[1], _deal(rng, counts, paired, permutations))
+    return Draws(weights[0], weights[1], _deal(rng, counts, paired, permutations), paired)
 
 
 def label_codes(requests: Requests, labels: list[str]) -> NDArray[np.intp]:
@@ -67,8 +69,7 @@ def _deal(
     rng: np.random.Generator, counts: tuple[int, int], paired: bool, permutations: int
 ) -> NDArray[np.float32]:
     if paired:
-        side = rng.integers(0, 2, (permutations, counts[0]), np.uint8)
-        return np.concatenate([side, 1 - side], axis=1).astype(np.float32)
+        return rng.integers(0, 2, (permutations, counts[0]), np.uint8).astype(np.float32)
     dealt = np.zeros((permutations, sum(counts)), np.uint8)
     dealt[:, : counts[0]] = 1
     return rng.permuted(dealt, axis=1).astype(np.float32)

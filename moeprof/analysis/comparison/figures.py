@@ -28,18 +28,31 @@ class Totals(NamedTuple):
     missed: Floats  # [draws, experts]
     decode: Floats  # [draws, (requests that decode, experts shared, pairs of tokens)]
 
+    def plus(self, other: Totals) -> Totals:
+        """The requests of both; one draw of either goes with each of the other."""
+        return Totals(*(one + more for one, more in zip(self, other, strict=True)))
+
     def without(self, part: Totals) -> Totals:
         """The requests of this one draw that are not in each draw of `part`."""
         return Totals(*(whole - less for whole, less in zip(self, part, strict=True)))
 
 
-def sum_draws(sums: LayerSums, weights: Floats, codes: NDArray[np.intp], labels: int) -> Totals:
-    """The totals of `weights` [draws, requests]; `codes` [requests] are labels below `labels`."""
-    load = np.zeros((labels, len(weights), sums.counts.shape[1]), np.float32)
-    for code in range(labels):
-        members = np.flatnonzero(codes == code)
-        load[code] = weights[:, members] @ sums.counts[members]
-    return Totals(load, weights @ sums.missed, weights @ sums.decode)
+class DrawnRequests:
+    """Weights [draws, requests], cut by label once for all layers."""
+
+    def __init__(self, weights: Floats, codes: NDArray[np.intp], labels: int) -> None:
+        """`codes` [requests] are labels below `labels`."""
+        members = [np.flatnonzero(codes == code) for code in range(labels)]
+        self._parts = [(of, np.ascontiguousarray(weights[:, of])) for of in members]
+        self.draws = len(weights)
+
+    def totals(self, sums: LayerSums) -> Totals:
+        """The totals of every draw."""
+        size = sums.counts.shape[1]
+        columns = np.concatenate(sums, axis=1)  # one product of matrices for all of them
+        found = np.stack([weights @ columns[of] for of, weights in self._parts])
+        rest = found[:, :, size:].sum(axis=0)
+        return Totals(found[:, :, :size], rest[:, :size], rest[:, size:])
 
 
 def figures_of(totals: Totals, top_k: int, labels: int) -> dict[str, NDArray[np.float64]]:

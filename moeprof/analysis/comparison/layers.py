@@ -12,10 +12,10 @@ from moeprof.analysis.chance import even_router_distinct
 from moeprof.analysis.comparison.draws import Draws
 from moeprof.analysis.comparison.figures import (
     BATCHES,
+    DrawnRequests,
     Totals,
     divergence,
     figures_of,
-    sum_draws,
 )
 from moeprof.analysis.comparison.pairing import Requests
 from moeprof.analysis.comparison.request_sums import LayerSums, find_decode, sum_layer
@@ -44,28 +44,37 @@ def match_layers(a: Trace, b: Trace) -> list[tuple[int, int]]:
     return list(zip(a.layers, b.layers, strict=True)) if len(a.layers) == len(b.layers) else []
 
 
-def draw_layer(
-    a: LayerSums,
-    b: LayerSums,
-    draws: Draws,
-    codes: Sequence[NDArray[np.intp]],
-    *,
-    labels: int,
-    top_k: int,
-) -> LayerDraws:
-    """The figures of a layer in every draw; `codes` of A's and B's requests, `labels` or none."""
-    pooled = LayerSums(*(np.concatenate(pair) for pair in zip(a, b, strict=True)))
-    all_codes = np.concatenate(codes)
-    everyone = np.ones((1, len(all_codes)), np.float32)
-    dealt = sum_draws(pooled, draws.dealt, all_codes, labels + 1)
-    rest = sum_draws(pooled, everyone, all_codes, labels + 1).without(dealt)
-    totals_a = _joined(sum_draws(a, draws.a, codes[0], labels + 1), dealt)
-    totals_b = _joined(sum_draws(b, draws.b, codes[1], labels + 1), rest)
-    return LayerDraws(
-        figures_of(totals_a, top_k, labels),
-        figures_of(totals_b, top_k, labels),
-        divergence(totals_a, totals_b),
-    )
+class AllDraws:
+    """The draws of two recordings whose layers stand for each other, ready for any layer."""
+
+    def __init__(self, draws: Draws, codes: Sequence[NDArray[np.intp]], labels: int) -> None:
+        """`codes` of A's and of B's requests, places among `labels` labels or behind them."""
+        self._labels, self._paired = labels, draws.paired
+        pooled = np.concatenate(codes)
+        everyone = np.ones((1, len(pooled)), np.float32)
+        self._a = DrawnRequests(draws.a, codes[0], labels + 1)
+        self._b = DrawnRequests(draws.b, codes[1], labels + 1)
+        self._all = DrawnRequests(everyone, pooled, labels + 1)
+        self._all_b = DrawnRequests(everyone[:, : len(codes[1])], codes[1], labels + 1)
+        dealt = codes[0] if draws.paired else pooled
+        self._dealt = DrawnRequests(draws.dealt, dealt, labels + 1)
+
+    def figures(self, a: LayerSums, b: LayerSums, top_k: int) -> LayerDraws:
+        """The figures of a layer in every draw."""
+        pooled = LayerSums(*(np.concatenate(pair) for pair in zip(a, b, strict=True)))
+        if self._paired:  # half the work: all of B, and of some requests A's instead
+            instead = LayerSums(*(one - other for one, other in zip(a, b, strict=True)))
+            dealt = self._all_b.totals(b).plus(self._dealt.totals(instead))
+        else:
+            dealt = self._dealt.totals(pooled)
+        rest = self._all.totals(pooled).without(dealt)
+        totals_a = _joined(self._a.totals(a), dealt)
+        totals_b = _joined(self._b.totals(b), rest)
+        return LayerDraws(
+            figures_of(totals_a, top_k, self._labels),
+            figures_of(totals_b, top_k, self._labels),
+            divergence(totals_a, totals_b),
+        )
 
 
 def draw_alone(
@@ -82,9 +91,11 @@ def draw_alone(
     """
     decode, k, size = find_decode(trace, requests), trace.top_k, trace.experts_per_layer
 
+    drawn = DrawnRequests(weights, codes, labels + 1)
+
     def draw_one(layer: int) -> dict[str, NDArray[np.float64]]:
         sums = sum_layer(trace, layer, requests, decode)
-        return figures_of(sum_draws(sums, weights, codes, labels + 1), k, labels)
+        return figures_of(drawn.totals(sums), k, labels)
 
     layers = map_threads(draw_one, trace.layers)
     mean = {name: np.mean([layer[name] for layer in layers], axis=0) for name in layers[0]}

@@ -106,8 +106,8 @@ def _repeats(
     if not isinstance(recorded, slice):
         both = recorded[at] & recorded[before]
         at, before = at[both], before[both]
-    place, count = requests.place[at], len(requests.indices)
-    shared = np.bincount(
-        place, count_shared(ids.take(at, axis=0), ids.take(before, axis=0)), minlength=count
-    )
-    return shared.astype(np.float64), np.bincount(place, minlength=count).astype(np.float64)
+    kinds, count = ids.shape[1] + 1, len(requests.indices)
+    shared = count_shared(ids.take(at, axis=0), ids.take(before, axis=0))
+    cell = requests.place[at].astype(np.int64) * kinds + shared
+    pairs = np.bincount(cell, minlength=count * kinds).reshape(count, kinds).astype(np.float64)
+    return pairs @ np.arange(kinds), pairs.sum(axis=1)

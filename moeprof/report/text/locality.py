@@ -45,7 +45,34 @@ def _answer(locality: LocalityResult) -> list[str]:
             f"{', '.join(hits)} (SCH; {counted(cache.sequences, 'sequence')} of "
             f"{counted(cache.tokens, 'token')})."
         )
+    return [*said, *_repeated_words(locality)]
+
+
+def _repeated_words(locality: LocalityResult) -> list[str]:
+    """What copies of shared beginnings do, where they are more than 1 %."""
+    repeated, said = locality.repeated, []
+    if repeated.decode:
+        alone = repeated.decode.next_token_repeat
+        figure = "" if alone is None else f"; without them the next token repeats {percent(alone)}"
+        said.append(_copies(repeated.decode_share, "decode") + figure + ".")
+    if repeated.prefill and locality.prefill:
+        once, every = repeated.prefill.distinct_by_chunk, locality.prefill.distinct_by_chunk
+        sizes = [size for size in every if size in once and size <= _STEP]
+        figure = (
+            f"; without them {counted(sizes[-1], 'consecutive token')} need {once[sizes[-1]]:.1f} "
+            f"experts, with them {every[sizes[-1]]:.1f}"
+            if sizes
+            else ""
+        )
+        said.append(_copies(repeated.prefill_share, "prompt") + figure + ".")
     return said
+
+
+def _copies(share: float, kind: str) -> str:
+    return (
+        f"{percent(share)} of {kind} tokens are copies: beginnings that requests share, counted "
+        "above as often as they came"
+    )
 
 
 def _repeat_words(locality: LocalityResult) -> str:
