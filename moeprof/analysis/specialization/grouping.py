@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import exp, lgamma
+from shlex import quote
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ def labelled_requests(trace: Trace) -> Domains:
     if len(names) < 2:
         raise InputError(
             f"{trace}: needs requests of at least two labels, has {len(names)}; "
-            "moeprof analyze specialization --no-domains answers what needs none"
+            f"moeprof analyze specialization {quote(str(trace))} --no-domains answers what needs none"
         )
     if not trace.layers:
         raise InputError(f"{trace}: no MoE layer was recorded")
