@@ -43,7 +43,8 @@ def labelled_requests(trace: Trace) -> Domains:
     if len(names) < 2:
         raise InputError(
             f"{trace}: needs requests of at least two labels, has {len(names)}; "
-            f"moeprof analyze specialization {quote(str(trace))} --no-domains answers what needs none"
+            f"moeprof analyze specialization {quote(str(trace))} --no-domains answers what needs "
+            "none"
         )
     if not trace.layers:
         raise InputError(f"{trace}: no MoE layer was recorded")
