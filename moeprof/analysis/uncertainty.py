@@ -78,6 +78,21 @@ def draw_requests(
     return weights
 
 
+def deal_halves(
+    requests: int, rng: np.random.Generator, strata: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """[requests] 0 or 1, the half each is dealt to: turn by turn in random order.
+
+    With `strata` [requests] within each of them, and on across their borders.
+    """
+    order = rng.permutation(requests)
+    if strata is not None:
+        order = order[np.argsort(strata[order], kind="stable")]
+    half = np.zeros(requests, np.intp)
+    half[order[1::2]] = 1
+    return half
+
+
 def interval_of(
     values: NDArray[np.float64], observed: float | None = None, *, kind: Kind = "percentile"
 ) -> Interval:

@@ -34,8 +34,10 @@ def sample_tokens(trace: Trace, phase: Phase | None, seed: int) -> TokenSample:
     """All tokens of `phase`, or of whole requests drawn by `seed` until there are enough.
 
     Where fewer than LEAST_REQUESTS would do, as many are kept and every n-th token of each.
-    Raises InputError where there are none.
+    Raises InputError where there are none, or counts only.
     """
+    if trace.counts_only:
+        raise InputError(f"{trace}: holds counts only, not which experts tokens choose together")
     rows = np.arange(trace.tokens) if phase is None else np.flatnonzero(trace.phase == phase)
     if len(rows) < 2:
         words = "tokens" if phase is None else f"{phase.name.lower()} tokens"

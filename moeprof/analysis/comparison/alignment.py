@@ -22,6 +22,7 @@ from moeprof.analysis.comparison.pairing import CommonTokens, Requests
 from moeprof.analysis.comparison.request_sums import count_shared
 from moeprof.analysis.comparison.results import Alignment, LayerAlignment
 from moeprof.analysis.counting import count_layer
+from moeprof.analysis.uncertainty import deal_halves
 from moeprof.errors import InputError
 from moeprof.threads import map_threads
 from moeprof.trace import Trace
@@ -85,7 +86,7 @@ def _by_tokens(
     a: Trace, b: Trace, requests: Requests, common: CommonTokens, seed: int
 ) -> Callable[[tuple[int, int]], Matched]:
     rng = np.random.default_rng(seed)
-    half = _halves(len(requests.indices), rng)[common.request]
+    half = deal_halves(len(requests.indices), rng)[common.request]
     rows = [rng.permutation(np.flatnonzero(half == part))[:SAMPLE] for part in (0, 1)]
     if not all(map(len, rows)):
         raise InputError(f"{a} and {b}: aligning takes the same tokens of at least two requests")
@@ -147,7 +148,7 @@ def _by_labels(
     groups = []
     for side in requests:
         codes = label_codes(side, labels)
-        half = _halves(len(codes), rng, codes)
+        half = deal_halves(len(codes), rng, codes)
         groups.append(half * (len(labels) + 1) + codes)
     shuffled = rng.permutation(len(groups[1]))  # B's requests trade halves and labels
     groups.append(groups[1][shuffled])
@@ -196,15 +197,3 @@ def _nearest(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np
 def _overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Mean over labels of the load that both profiles [labels, experts] have in common, 0 to 1."""
     return float(np.minimum(one, other).sum(axis=1).mean())
-
-
-def _halves(
-    requests: int, rng: np.random.Generator, codes: NDArray[np.intp] | None = None
-) -> NDArray[np.intp]:
-    """[requests] 0 or 1, turn by turn in random order, within each of `codes`."""
-    order = rng.permutation(requests)
-    if codes is not None:
-        order = order[np.argsort(codes[order], kind="stable")]
-    half = np.zeros(requests, np.intp)
-    half[order[1::2]] = 1
-    return half

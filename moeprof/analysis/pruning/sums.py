@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.analysis.counting import count_layer
+from moeprof.analysis.uncertainty import deal_halves
 from moeprof.errors import InputError
 from moeprof.threads import map_threads
 from moeprof.trace import Trace
@@ -53,10 +54,7 @@ def split_in_halves(trace: Trace, seed: int) -> Halves:
         return Halves(domains, half * len(domains) + domain, "the later half of its tokens", 1)
     of_request = np.zeros(len(requests), np.int64)
     of_request[place] = domain
-    order = np.random.default_rng(seed).permutation(len(requests))
-    order = order[np.argsort(of_request[order], kind="stable")]
-    dealt = np.zeros(len(requests), np.int32)
-    dealt[order[1::2]] = 1  # turn by turn within a domain, and across their borders
+    dealt = deal_halves(len(requests), np.random.default_rng(seed), of_request)
     group = dealt[place] * len(domains) + domain
     return Halves(domains, group.astype(np.int32), "requests held out", len(requests))
 

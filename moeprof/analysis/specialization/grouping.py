@@ -38,6 +38,8 @@ def labelled_requests(trace: Trace) -> Domains:
 
     Raises InputError where they have fewer than two labels, or no layer was recorded.
     """
+    if trace.counts_only:
+        raise InputError(f"{trace}: holds counts only, not which request each token is of")
     labelled = [request for request in trace.requests if request.label is not None]
     names = sorted({str(request.label) for request in labelled})
     if len(names) < 2:
