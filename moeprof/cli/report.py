@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of
+from moeprof.cli.progress import Progress
 from moeprof.cli.traces import TraceArgument, open_and_warn
 from moeprof.hardware import hardware_files
 from moeprof.model import load_model
@@ -22,6 +23,7 @@ from moeprof.projection import Traffic
 from moeprof.projection.advice import LatencyTargets
 from moeprof.projection.closed_loop import check_traffic
 from moeprof.report import ReportFile, check_targets, gather_report, write_report
+from moeprof.report.contents import STAGES
 from moeprof.report.projecting import TRAFFIC
 from moeprof.report.text.report import report_text
 
@@ -72,6 +74,7 @@ def run(
     figures = {"png": png, "svg": svg, "pdf": pdf}
     check_targets(output, figures, tables, force=force)  # not only after a minute of analysis
     target = None if model is None else load_model(model)
+    progress = Progress(STAGES + 1, quiet=quiet)
     contents = gather_report(
         open_and_warn(trace, quiet),
         hardware=hardware,
@@ -81,16 +84,18 @@ def run(
         targets=targets,
         detailed=True,
         command=_command(trace, hardware, model, transfer, traffic, targets),
+        stage=progress.stage,
     )
-    written = write_report(
-        contents,
-        output,
-        png_dir=png,
-        svg_dir=svg,
-        pdf_dir=pdf,
-        tables_dir=tables,
-        force=force,
-    )
+    with progress.stage("writing the page"):
+        written = write_report(
+            contents,
+            output,
+            png_dir=png,
+            svg_dir=svg,
+            pdf_dir=pdf,
+            tables_dir=tables,
+            force=force,
+        )
     return Answer(
         written, report_text, json, inputs=[trace, *files_of(model), *hardware_files(hardware)]
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from moeprof.offload import OffloadPlan
 from moeprof.offload.transfer import METHODS as HIT_METHODS
 from moeprof.projection import DeploymentProjection, Traffic, project_deployment
 from moeprof.projection.advice import Advice, LatencyTargets, advise_deployment
+from moeprof.report.excerpts import middle_steps
 from moeprof.report.offloading import plans_by_memory
 from moeprof.report.placing import PlacementComparison, compared_placements
 from moeprof.report.policies import replayed_policies
@@ -46,6 +48,9 @@ from moeprof.trace.schema import StoredFile
 PRECISIONS = ("bf16", "mxfp8", "nvfp4")
 
 Answer = TypeVar("Answer")
+Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]  # entered around what it names
+STAGES = 4  # of `gather_report`
+FOLLOWED = 22_800_000  # tokens x layers whose order is followed: 400,000 tokens at 57 layers
 ALL_TOKENS = "all tokens"
 VIEW_CELLS = 100_000  # of all heatmap views together: 0.5 MB of the page
 
@@ -66,9 +71,10 @@ class ReportContents(Result):
     even_window_imbalance: float | None  # the same for one window of the imbalance over time
     views: Mapping[str, NDArray[np.int64]]  # [layers, experts] by choice of tokens
     views_left_out: int
+    followed_tokens: int  # that LRU curves and locality follow: all, or those in the middle
     layer_curve: LruCurve | None
     global_curve: LruCurve | None
-    policies: Mapping[Scope, CacheReplays]  # several policies by scope, over the later half
+    policies: Mapping[Scope, CacheReplays]  # several policies by scope, see `replay_policies`
     expert_bytes: Mapping[str, int]  # one expert of the recorded model, by format
     locality: LocalityResult | None
     affinity: AffinityResult | None
@@ -102,6 +108,7 @@ def gather_report(
     targets: LatencyTargets | None = None,
     detailed: bool = False,
     command: str = "",
+    stage: Stage = nullcontext,
 ) -> ReportContents:
     """All results that a report of `trace` shows.
 
@@ -109,48 +116,63 @@ def gather_report(
     `traffic`; with `detailed` also what takes seconds: requests that come by themselves, and models
     compared at the same speed for users. Advice is for `targets`; None: as fast as projected. Where
     `hardware` names a host, speed with experts in its memory is projected too. If the target is not
-    what was recorded, the recording tells of its speed only by a `transfer` method. Raises
-    InputError for unknown hardware; what the trace cannot answer becomes a sentence in `missing`.
+    what was recorded, the recording tells of its speed only by a `transfer` method. `stage(title)`
+    is entered around each of `STAGES` parts of the work. Raises InputError for unknown hardware;
+    what the trace cannot answer becomes a sentence in `missing`.
     """
     cluster = load_hardware(hardware)
     model = trace.model if target is None else load_model(target)
     missing: dict[str, str] = {}
-    counts = _counts(trace, missing)
-    load = analyze_load(trace, counts=counts) if counts else None
-    views, views_left_out = _views(counts) if counts else ({}, 0)
-    layer_curve, global_curve = _curves(trace, missing)
-    placement = compared_placements(trace, cluster, "fp8", missing) if counts else None
-    projection = study_projection(
-        trace,
-        model,
-        cluster,
-        _precisions(model),
-        traffic,
-        transfer=transfer,
-        placement=placement,
-        detailed=detailed,
-        missing=missing,
-    )
+    with stage("counting loads"):
+        counts = _counts(trace, missing)
+        load = analyze_load(trace, counts=counts) if counts else None
+        gpu_load = _gpu_load(trace, counts, cluster, missing) if counts else None
+        views, views_left_out = _views(counts) if counts else ({}, 0)
+    with stage("replaying caches"):
+        followed = (
+            trace if trace.counts_only else middle_steps(trace, None, FOLLOWED // len(trace.layers))
+        )
+        layer_curve, global_curve = _curves(followed, missing)
+        policies = replayed_policies(trace, _replayed(trace), missing) if layer_curve else {}
+    with stage("placing experts and projecting speed"):
+        placement = compared_placements(trace, cluster, "fp8", missing) if counts else None
+        projection = study_projection(
+            trace,
+            model,
+            cluster,
+            _precisions(model),
+            traffic,
+            transfer=transfer,
+            placement=placement,
+            detailed=detailed,
+            missing=missing,
+        )
+        advice = _advice(projection, model, cluster, traffic, targets, missing)
+    with stage("analysing locality, affinity and specialization"):
+        locality = affinity = specialization = None
+        if counts:
+            locality = _analysed("locality", analyze_locality, followed, missing)
+            affinity = _analysed("affinity", analyze_affinity, trace, missing)
+            specialization = _analysed("specialization", analyze_specialization, trace, missing)
     return ReportContents(
         info=describe_trace(trace),
         recorded=trace.model,
         target=model,
         cluster=cluster,
         load=load,
-        gpu_load=_gpu_load(trace, counts, cluster, missing) if counts else None,
+        gpu_load=gpu_load,
         even_imbalance=_even(load, load.tokens) if load and load.tokens else None,
         even_window_imbalance=_even(load, load.window_tokens) if load and load.over_time else None,
         views=views,
         views_left_out=views_left_out,
+        followed_tokens=followed.tokens,
         layer_curve=layer_curve,
         global_curve=global_curve,
-        policies=replayed_policies(trace, _replayed(trace), missing) if layer_curve else {},
+        policies=policies,
         expert_bytes=_expert_bytes(trace.model, missing),
-        locality=_analysed("locality", analyze_locality, trace, missing) if counts else None,
-        affinity=_analysed("affinity", analyze_affinity, trace, missing) if counts else None,
-        specialization=_analysed("specialization", analyze_specialization, trace, missing)
-        if counts
-        else None,
+        locality=locality,
+        affinity=affinity,
+        specialization=specialization,
         sampling=_sampling(trace, missing) if counts else None,
         deployments=_deployments(model, cluster, missing),
         offload=plans_by_memory(
@@ -163,7 +185,7 @@ def gather_report(
         ),
         placement=placement,
         projection=projection,
-        advice=_advice(projection, model, cluster, traffic, targets, missing),
+        advice=advice,
         missing=missing,
         files=list(trace.manifest.files),
         recorded_by=trace.manifest.moeprof,

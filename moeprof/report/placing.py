@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from moeprof.errors import MoeprofError, TraceError
 from moeprof.hardware import Cluster
 from moeprof.placement import Placement, Topology
-from moeprof.placement.fitting import fit_placement
+from moeprof.placement.place import observe_window
 from moeprof.placement.replay import PlacementJudgement, PlacementJudgements, judge_placements
+from moeprof.placement.solve import solve_placement
 from moeprof.placement.windows import split_windows
 from moeprof.result import NOT_JSON, Result
 from moeprof.trace import Trace
 
 BATCH = 32  # requests at a time, where the recording tells them apart
-_TOKENS = 200_000  # judged at most: more take longer than a page should
+_TOKENS = 100_000  # judged at most: more take longer than a page should
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,19 @@ def compared_placements(
 
 def _compared(trace: Trace, cluster: Cluster, slots: int, precision: str) -> PlacementComparison:
     windows = split_windows(trace)
+    seen = {} if windows.fit is None else observe_window(trace, windows.fit)  # once for all maps
+
+    def fit(topology: Topology, solver: str = "best") -> Placement:
+        return solve_placement(windows.fit_load, topology, solver=solver, **seen)
+
     few, more = (
         Topology.even(cluster.gpus, count, cluster.nodes) for count in (slots, slots + cluster.gpus)
     )
     maps = {
-        ORDER: fit_placement(trace, windows, few, solver="linear"),
-        EPLB: fit_placement(trace, windows, few, solver="eplb"),
-        PLACED: fit_placement(trace, windows, few),
-        SPARE: fit_placement(trace, windows, more),
+        ORDER: fit(few, solver="linear"),
+        EPLB: fit(few, solver="eplb"),
+        PLACED: fit(few),
+        SPARE: fit(more),
     }
     window = windows.test
     if window is not None and window.sum() > _TOKENS:

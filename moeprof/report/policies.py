@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from moeprof.cache import CacheReplay, CacheReplays, Scope, replay_cache
 from moeprof.errors import InputError
+from moeprof.report.excerpts import middle_steps
 from moeprof.trace import Phase, Trace
 
 # Recency, a list fitted on the first half, and the optimum: what reports argue about. Each policy
 # more takes a first run some seconds to compile.
 SHOWN = ("lru", "static", "belady-bypass")
 EIGHTHS = (1, 2, 3, 4, 5, 6, 7)  # of all experts resident
+REPLAYED = 1_140_000  # tokens x layers at most: of a million x 57 all would take minutes
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,12 @@ class PolicyCurve:
 
 
 def replay_policies(trace: Trace, phase: Phase | None) -> dict[Scope, CacheReplays]:
-    """The policies shown, per layer and in one pool, over the later half of `trace`.
+    """The policies shown, per layer and in one pool, over the later half of `trace`, or of the
+    steps in its middle that hold `most_tokens`.
 
     Raises InputError where the recording cannot be replayed or is too short to fit a list on.
     """
+    trace = middle_steps(trace, phase, most_tokens(len(trace.layers)))
     layers, experts = len(trace.layers), trace.experts_per_layer
     cycle = trace.top_k
     return {
@@ -45,6 +49,11 @@ def replay_policies(trace: Trace, phase: Phase | None) -> dict[Scope, CacheRepla
         )
         for scope, many in ((Scope.LAYER, 1), (Scope.GLOBAL, layers))
     }
+
+
+def most_tokens(layers: int) -> int:
+    """About how many tokens of a long recording are replayed: 20,000 at 57 layers."""
+    return REPLAYED // layers
 
 
 def _sizes(most: int, cycle: int) -> list[int]:

@@ -19,6 +19,17 @@ def sampled_words(info: TraceInfo) -> str:
     )
 
 
+def followed_words(info: TraceInfo, followed_tokens: int) -> list[str]:
+    """The sentence that says which tokens are followed; none where all are."""
+    if followed_tokens == info.tokens:
+        return []
+    return [
+        f"Of the {info.tokens:,} tokens of the recording, the {followed_tokens:,} in its middle "
+        "are followed here, so that the page does not take minutes; moeprof analyze and "
+        "moeprof cache follow all."
+    ]
+
+
 def rotated_words(info: TraceInfo) -> str:
     """'12,000 older tokens let go to make room'; '' where none were."""
     if not info.rotated_tokens:

@@ -184,6 +184,19 @@ class Trace:
             for start in range(0, batch.num_rows, batch_rows):
                 yield from_batch(batch.slice(start, batch_rows), self.manifest)
 
+    def excerpt(self, first: int, stop: int) -> Trace:
+        """Rows `first` to `stop` as a trace of their own, zero-copy; steps and requests keep their
+        numbers. Raises TraceError for a recording of counts.
+        """
+        self._need_order()
+        kept, start = [], 0
+        for batch in self._batches:
+            begin, end = max(first - start, 0), min(stop - start, batch.num_rows)
+            if begin < end:
+                kept.append(batch.slice(begin, end - begin))
+            start += batch.num_rows
+        return Trace(self.manifest, kept, self.requests, path=self.path, problems=self.problems)
+
     @cached_property
     def unrecorded(self) -> int:
         """How many (token, layer) places are null: the layer was not recorded for the token."""

@@ -9,6 +9,7 @@ from moeprof.analysis.uncertainty import Interval
 from moeprof.report.blocks import Block, Cell, Section, Table
 from moeprof.report.charts import SHARE, Chart, Mark, Measure, Series
 from moeprof.report.contents import ReportContents
+from moeprof.report.sampled import followed_words
 from moeprof.report.wording import counted, percent, read_bytes
 
 STEP = 64  # tokens of the step that the sentence names, where there are as many requests
@@ -21,6 +22,7 @@ def locality_section(contents: ReportContents) -> Section | None:
         reason = contents.missing.get("locality")
         return Section("locality", title, [f"Not shown: {reason}."], []) if reason else None
     lead = [*_repeat_words(locality), _batch_words(locality), *_cache_words(locality)]
+    lead += followed_words(contents.info, contents.followed_tokens)
     blocks: list[Block] = [_by_batch(contents, locality)]
     if locality.repeat_by_lag:
         blocks.append(_by_lag(locality))

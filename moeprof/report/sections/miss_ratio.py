@@ -7,6 +7,7 @@ from moeprof.report.blocks import Block, Section, Table, axis_ticks
 from moeprof.report.charts import SHARE, Chart, Mark, Measure, SecondAxis, Series
 from moeprof.report.contents import PRECISIONS, ReportContents
 from moeprof.report.curves import curve_points, near_cliff, resident_share, table_slots
+from moeprof.report.sampled import followed_words
 from moeprof.report.wording import count, counted, percent, read_bytes
 
 POINTS = 256  # drawn of each curve
@@ -25,6 +26,7 @@ def miss_ratio_section(contents: ReportContents) -> Section:
         f"This is exact LRU, replayed over the {count(layered.tokens)} {kind} of the recording in "
         f"its own batches: {count(layered.accesses)} reads, of which {first} are an expert's "
         "first.",
+        *followed_words(contents.info, contents.followed_tokens),
     ]
     if contents.transfer:
         lead.append(

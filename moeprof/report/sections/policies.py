@@ -6,7 +6,7 @@ from moeprof.cache import CacheReplays, Scope
 from moeprof.report.blocks import Block, Section, Table
 from moeprof.report.charts import SHARE, Chart, Mark, Measure, Series
 from moeprof.report.contents import ReportContents
-from moeprof.report.policies import PolicyCurve, curves_of
+from moeprof.report.policies import PolicyCurve, curves_of, most_tokens
 from moeprof.report.wording import count, percent, read_bytes
 
 HUES = ("a", "b", "c")
@@ -30,6 +30,13 @@ def policies_section(contents: ReportContents) -> Section | None:
         "pool for all layers that holds less than a whole step needs, LRU finds next to nothing: "
         "each expert goes before its layer comes round again.",
     ]
+    there = contents.info.tokens if first.phase == "all" else contents.info.decode_tokens
+    most = most_tokens(first.layers)
+    if there > most:
+        lead.append(
+            f"The recording has {count(there)} {kind}. Steps in its middle that hold about "
+            f"{count(most)} of them are replayed here, the earlier half to warm up and to fit."
+        )
     plots: list[Block] = [_plot(scope, replays) for scope, replays in contents.policies.items()]
     tables = [_table(scope, replays) for scope, replays in contents.policies.items()]
     return Section("policies", title, lead, [*plots, *tables])
