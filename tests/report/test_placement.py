@@ -35,7 +35,7 @@ def test_the_section_names_the_wait_of_each_map(trace: Trace) -> None:
     section = placement_section(gather_report(trace, hardware="4xh200"))
     assert section is not None
     assert "On 4 GPUs" in section.lead[0]
-    assert [block.kind for block in section.blocks] == ["plot", "table"]
+    assert [block.kind for block in section.blocks] == ["chart", "table"]
     assert len(section.blocks[1].rows) == 4  # type: ignore[union-attr]
 
 
