@@ -8,6 +8,7 @@ from moeprof.quantity import Provenance
 from moeprof.report.contents import ReportContents
 from moeprof.report.findings.finding import Finding
 from moeprof.report.wording import (
+    bits,
     counted,
     percent,
     times,
@@ -65,12 +66,14 @@ def domains(contents: ReportContents) -> Iterator[Finding]:
     result = contents.specialization
     if result is None:
         return
-    beyond = result.specialization > result.null_p95
+    beyond, told = result.p_value <= 0.05, result.smallest_p <= 0.05
     labels = counted(len(result.domains), "label")
     headline = (
         f"The {labels} use different experts: they diverge by "
         if beyond
         else f"No difference between the {labels} beyond chance: they diverge by "
+        if told
+        else f"Too few requests tell whether the {labels} use different experts: they diverge by "
     )
     meaning = (
         "Placements and caches fitted on one of them will do worse on another, so record the mix "
@@ -79,7 +82,7 @@ def domains(contents: ReportContents) -> Iterator[Finding]:
         else "Either they share their experts, or too few requests were recorded to tell."
     )
     yield Finding(
-        f"{headline}{result.specialization:.3f} bit, and shuffled labels by {result.null:.3f} bit "
+        f"{headline}{bits(result.specialization)}, and shuffled labels by {bits(result.null)} "
         f"(95 % below {result.null_p95:.3f}; p = {result.p_value:.3f}).",
         meaning,
         Provenance.MEASURED,

@@ -28,11 +28,15 @@ def specialization_section(contents: ReportContents) -> Section | None:
 def _lead(result: SpecializationResult) -> list[str]:
     interval, differ = result.interval, result.p_value <= SIGNIFICANT
     verdict = (
-        "do use different experts" if differ else "show no difference that chance would not make"
+        "do use different experts"
+        if differ
+        else "show no difference that chance would not make"
+        if result.smallest_p <= SIGNIFICANT
+        else "have too few requests to tell whether they use different experts"
     )
     apart = (
         f"{counted(len(result.domains), 'label')} ({listed(result.domains)}) {verdict}: their "
-        f"expert distributions lie {result.specialization:.3f} bit apart (Jensen-Shannon, 0 where "
+        f"expert distributions lie {result.specialization:.3f} bits apart (Jensen-Shannon, 0 where "
         f"they are equal), and {result.null:.3f} with labels shuffled over the "
         f"{result.requests} requests. Beyond chance that leaves {result.excess:.3f}; 95 % interval "
         f"{max(interval.low, 0):.3f} to {interval.high:.3f}, p = {result.p_value:.3f}."
