@@ -1,7 +1,8 @@
-"""Every chart, heatmap and table of the page as a Parquet file of its own.
+"""Every chart, heatmap, table and set of bars of the page as a Parquet file of its own.
 
 Charts give their values as they are: a row a point, with the columns view, series, x, y, low, high
-and note, and the axes' labels in the schema's metadata. A column of a table whose every cell is a
+and note, and the axes' labels in the schema's metadata. Bars give a row a part: its share of the
+axis and what the page says of it. A column of a table whose every cell is a
 plain number is one; others stay the words that the page shows.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from moeprof.report.blocks import Block, Cell, Heatmap, Section, Table
+from moeprof.report.blocks import GAP, Bars, Block, Cell, Heatmap, Section, Table
 from moeprof.report.charts import Chart
 
 _NUMBER = re.compile(r"-?\d{1,3}(,\d{3})*(\.\d+)?|-?\d+(\.\d+)?")
@@ -52,11 +53,13 @@ def _arrow(block: Block) -> pa.Table | None:
         return _chart(block)
     if isinstance(block, Heatmap):
         return _heatmap(block)
+    if isinstance(block, Bars):
+        return _bars(block)
     return _table(block) if isinstance(block, Table) else None
 
 
 def _name(section: Section, block: Block, taken: Iterable[str]) -> str:
-    if isinstance(block, Chart | Heatmap):
+    if isinstance(block, Chart | Heatmap | Bars):
         return block.id
     words = re.sub(r"[^a-z0-9]+", "-", getattr(block, "title", "").lower()).strip("-")[:60]
     name = f"{section.id}-{words}".rstrip("-")
@@ -92,6 +95,23 @@ def _heatmap(heat: Heatmap) -> pa.Table:
     for view in heat.views:
         columns[view.name] = [load for row in view.load for load in row]
     return pa.table(columns).replace_schema_metadata({"title": heat.title})
+
+
+def _bars(bars: Bars) -> pa.Table:
+    """A row a part, gaps left out as the page leaves them blank."""
+    rows = [
+        (bar.name, part.name, part.share, part.text, bar.verdict)
+        for bar in bars.bars
+        for part in bar.parts
+        if part.hue != GAP
+    ]
+    names = ["bar", "part", "share_of_axis", "note", "verdict"]
+    kinds = [pa.string(), pa.string(), pa.float64(), pa.string(), pa.string()]
+    schema = pa.schema(
+        list(zip(names, kinds, strict=True)),
+        metadata={"title": bars.title, "axis": bars.axis.label},
+    )
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema)
 
 
 def _table(table: Table) -> pa.Table:

@@ -357,11 +357,13 @@ def test_the_parts_of_a_bar_are_told_to_the_keyboard(
 ) -> None:
     seen = visit(contents)
     seen.page.locator("#memory-stack .bar").first.scroll_into_view_if_needed()
-    seen.page.locator("#memory-stack").evaluate(
-        "figure => { figure.tabIndex = -1; figure.focus(); }"
-    )
+    seen.page.locator("#memory-stack .tool").focus()
     seen.page.keyboard.press("Tab")
     assert "routed experts: " in seen.tip() and "room for KV: " in seen.tip()
+    head, *rows = seen.saved(seen.page.locator("#memory-stack .tool"))
+    assert head == ["bar", "part", "note", "verdict"]
+    assert contents.deployments and len({row[0] for row in rows}) == len(contents.deployments)
+    assert all(note.startswith(f"{part}: ") for _, part, note, _ in rows)
 
 
 def test_a_spreadsheet_runs_no_text_of_a_user(visit: Visitor, model: MoEModel) -> None:

@@ -148,6 +148,9 @@ def test_tables_of_the_page_are_parquet(contents: ReportContents, tmp_path: Path
     assert [(row["x"], row["y"]) for row in rows] == [
         (layer.layer, layer.imbalance) for layer in contents.load.per_layer
     ]
+    bars = pq.read_table(folder / "memory-stack.parquet").to_pylist()
+    assert len({row["bar"] for row in bars}) == len(contents.deployments)
+    assert all(0 <= row["share_of_axis"] <= 1 and row["note"] for row in bars)
     layers = pq.read_table(folder / f"load-load-of-all-{len(rows)}-layers-as-a-table.parquet")
     assert layers["assignments"].to_pylist() == contents.load.load.sum(axis=1).tolist()
     assert str(layers.schema.field("its share").type) == "string"

@@ -5,6 +5,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 for (const field of document.querySelectorAll("[data-chart]")) showChart(field, data[field.dataset.chart]);
 for (const field of document.querySelectorAll("[data-heat]")) showHeatmap(field, data[field.dataset.heat]);
 for (const table of document.querySelectorAll("details table")) makeSortable(table);
+for (const figure of document.querySelectorAll("figure.bars")) offerBars(figure);
 
 // Parts of bars: the pointer reads one, the keyboard all of a bar.
 for (const part of document.querySelectorAll("[data-tip]")) {

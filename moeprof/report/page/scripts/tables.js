@@ -1,4 +1,4 @@
-// Tables that sort by a click on a heading, and give their numbers as CSV.
+// Tables that sort by a click on a heading; tables and bars give their numbers as CSV.
 
 // '12.9 GB' and '1.3 MB' compare as bytes; what begins with no number comes last, by its letters.
 const SIZES = { k: 1e3, M: 1e6, B: 1e9, kB: 1e3, MB: 1e6, GB: 1e9, TB: 1e12, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
@@ -30,4 +30,13 @@ const makeSortable = (table) => {
       body.append(...rows);
     });
   });
+};
+
+// A row a part, with what the page says of it.
+const offerBars = (figure) => {
+  const title = figure.querySelector("h3").textContent;
+  const rows = [...figure.querySelectorAll(".bar")].flatMap((bar) => [...bar.querySelectorAll(".block:not(.gap)")].map((part) => [
+    bar.previousElementSibling.textContent, part.dataset.part, part.dataset.tip ?? "", bar.nextElementSibling.textContent,
+  ]));
+  figure.querySelector("h3").after(tool("CSV", `Download the data of \u201c${title}\u201d as CSV`, () => saveCsv(figure.id, [["bar", "part", "note", "verdict"], ...rows])));
 };
