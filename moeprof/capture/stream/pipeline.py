@@ -93,9 +93,14 @@ class Busy:
     """Seconds in which at least one thread is in it."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
         self._lock = threading.Lock()
-        self._inside, self._since = 0, 0.0
+        self._inside, self._since, self._before = 0, 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        with self._lock:
+            return self._before + (time.monotonic() - self._since if self._inside else 0.0)
 
     def __enter__(self) -> None:
         with self._lock:
@@ -107,7 +112,7 @@ class Busy:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self.seconds += time.monotonic() - self._since
+                self._before += time.monotonic() - self._since
 
 
 def _alone() -> None:

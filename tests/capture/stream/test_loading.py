@@ -9,6 +9,7 @@ import pytest
 
 from moeprof.capture.stream.loading import Loader
 from moeprof.capture.stream.opening import open_model
+from moeprof.capture.stream.pipeline import Busy
 from moeprof.capture.stream.skeleton import Skeleton
 from moeprof.errors import InputError
 
@@ -57,3 +58,15 @@ def test_a_file_that_is_cut_while_it_is_read_stops_the_run(tmp_path: Path, torch
         file.truncate((folder / "model.safetensors").stat().st_size // 2)
     with pytest.raises(InputError, match=r"model\.safetensors: is cut off"):
         tensors_of(opened, RING)
+
+
+def test_time_under_way_counts_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1.0, 3.0, 4.0, 6.0, 9.0])
+    monkeypatch.setattr("moeprof.capture.stream.pipeline.time.monotonic", lambda: next(clock))
+    busy = Busy()
+    with busy:  # from 1 to 4
+        assert busy.seconds == 2
+    assert busy.seconds == 3
+    with busy:  # from 6 to 9
+        pass
+    assert busy.seconds == 6
