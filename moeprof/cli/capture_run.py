@@ -32,6 +32,7 @@ from moeprof.cli.limits import (
     parse_bytes,
     parse_duration,
 )
+from moeprof.cli.recordings import next_commands
 from moeprof.cli.traces import share_error
 from moeprof.trace import open_trace
 
@@ -118,8 +119,7 @@ def _with_error(trace: RecordedModel) -> RecordedModel:
 def _text(result: ScriptResult) -> str:
     lines = [line for trace in result.traces for line in _lines(trace)]
     if result.traces:
-        path = result.traces[0].path
-        lines += [f"Next:  moeprof info {path}", f"       moeprof report {path} -o report.html"]
+        lines += next_commands(result.traces[0].path)
     return "\n".join(f"moeprof: {line}" for line in lines)
 
 

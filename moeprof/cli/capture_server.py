@@ -30,6 +30,7 @@ from moeprof.cli.limits import (
     parse_duration,
 )
 from moeprof.cli.progress import Progress
+from moeprof.cli.recordings import next_commands
 from moeprof.cli.traces import share_error
 from moeprof.errors import InputError
 from moeprof.report.text.layout import pairs, wrapped
@@ -205,11 +206,7 @@ def _text(result: ServerCapture) -> str:
     }
     values |= {name: text for name, text in optional.items() if text}
     notes = [wrapped(note, "  ", first="- ") for note in result.notes]
-    following = [
-        "",
-        f"Next:  moeprof info {result.path}",
-        f"       moeprof report {result.path} -o report.html",
-    ]
+    following = ["", *next_commands(result.path)]
     return "\n".join([pairs(values), *notes, *following])
 
 

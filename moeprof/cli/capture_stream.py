@@ -19,7 +19,7 @@ from moeprof.capture.stream.request_log import chat_template, prompts_from_log
 from moeprof.capture.stream.run import StreamResult, stream
 from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag, files_of, warn
 from moeprof.cli.limits import MarginsFlag, parse_bytes
-from moeprof.cli.recordings import RequestNamesFlag
+from moeprof.cli.recordings import RequestNamesFlag, next_commands
 from moeprof.errors import InputError
 
 
@@ -114,7 +114,6 @@ def summary(result: StreamResult) -> str:
             f"{result.layers} layers, {result.bytes_read / 1e9:.2f} GB read, "
             f"{result.peak_memory_bytes / 1e9:.2f} GB of memory at most",
             "",
-            f"Next:  moeprof info {result.path}",
-            f"       moeprof report {result.path} -o report.html",
+            *next_commands(result.path),
         ]
     )

@@ -29,6 +29,7 @@ from moeprof.cli.limits import (
     parse_duration,
 )
 from moeprof.cli.progress import Progress
+from moeprof.cli.recordings import next_commands
 from moeprof.cli.traces import share_error
 from moeprof.trace import open_trace
 
@@ -108,7 +109,6 @@ def summary(result: CaptureResult) -> str:
             f"{result.dropped:,} dropped",
             *left_behind(result.rotated, result.sampled_out, result.share_error),
             "",
-            f"Next:  moeprof info {result.path}",
-            f"       moeprof report {result.path} -o report.html",
+            *next_commands(result.path),
         ]
     )

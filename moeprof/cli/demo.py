@@ -15,6 +15,7 @@ from moeprof.cli.answer import Answer, ForceFlag, JsonFlag, QuietFlag
 from moeprof.cli.progress import Progress
 from moeprof.demo import DemoResult, run_demo
 from moeprof.report.text.findings import findings_text
+from moeprof.report.wording import command
 
 
 def run(
@@ -41,8 +42,8 @@ def _text(result: DemoResult) -> str:
             f"Figures  {Path(result.figures[0]).parent}",
             f"Trace    {result.trace} ({result.tokens:,} tokens, {result.dropped} dropped)",
             "",
-            "Next:    moeprof analyze load " + result.trace,
-            "         moeprof cache curve " + result.trace + " --scope global",
+            "Next:    " + command("analyze", "load", result.trace),
+            "         " + command("cache", "curve", result.trace, "--scope", "global"),
             "Your own model: moeprof capture transformers MODEL_PATH --prompts FILE --output T",
         ]
     )

@@ -22,12 +22,13 @@ import typer
 from moeprof.cli.answer import Answer, JsonFlag, QuietFlag, warn
 from moeprof.cli.limits import parse_duration
 from moeprof.cli.ranges import parse_numbers
-from moeprof.cli.recordings import TokenFileFlag, TokenFlag, read_token
+from moeprof.cli.recordings import TokenFileFlag, TokenFlag, next_commands, read_token
 from moeprof.errors import InputError
 from moeprof.live import LiveFigures, ServerSource, Source, TraceSource, Watch
 from moeprof.live.dashboard import Dashboard, grafana_dashboard
 from moeprof.live.metrics import serve_metrics
 from moeprof.report.text.live import live_line, live_text
+from moeprof.report.wording import as_next, command
 
 _MIN_INTERVAL = 0.1
 _STYLES = {
@@ -159,10 +160,9 @@ def _dashboard_text(result: Dashboard) -> str:
 def _text(figures: LiveFigures) -> str:
     """The last figures, and what to try next."""
     if figures.source.startswith("http"):
-        following = [f"moeprof capture status --url {figures.source}"]
+        lines = as_next([command("capture", "status", "--url", figures.source)])
+    elif figures.state == "ended":
+        lines = next_commands(figures.source)
     else:
-        following = [f"moeprof info {figures.source}"]
-        if figures.state == "ended":
-            following.append(f"moeprof report {figures.source} -o report.html")
-    lines = [f"{head}{line}" for head, line in zip(["Next:  ", " " * 7], following, strict=False)]
+        lines = as_next([command("info", figures.source)])
     return "\n".join([live_text(figures), "", *lines])

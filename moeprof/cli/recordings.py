@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from moeprof.cli.answer import warn
 from moeprof.cli.limits import left_behind
 from moeprof.errors import InputError
 from moeprof.report.text.layout import printable
+from moeprof.report.wording import as_next, command
 
 TOKEN_VARIABLE = "MOEPROF_TOKEN"
 
@@ -69,18 +69,12 @@ def status_text(status: CaptureStatus) -> str:
     return "\n".join(map(printable, lines))  # much of it is what a server says
 
 
-def next_commands(path: str, writers: int) -> list[str]:
+def next_commands(path: str, writers: int = 1) -> list[str]:
     """What to do with a trace; of several ranks, how to make one of their parts."""
-    trace = shlex.quote(path)
-    commands = [f"moeprof info {trace}", f"moeprof report {trace} -o report.html"]
+    commands = [command("info", path), command("report", path, "-o", "report.html")]
     if writers > 1:
-        commands.append(f"moeprof merge {trace} -o merged.moetrace")
+        commands.append(command("merge", path, "-o", "merged.moetrace"))
     return as_next(commands)
-
-
-def as_next(commands: list[str]) -> list[str]:
-    """Commands below each other, under 'Next:'."""
-    return [f"{'Next:  ' if not place else '       '}{c}" for place, c in enumerate(commands)]
 
 
 def _recorded(status: CaptureStatus) -> list[str]:
@@ -103,7 +97,7 @@ def _reasons(status: CaptureStatus) -> list[str]:
 def _next(status: CaptureStatus) -> list[str]:
     if status.recording or status.closing:
         verbs = ("status", "stop") if status.recording else ("status",)
-        return as_next([f"moeprof capture {verb} --url {status.url}" for verb in verbs])
+        return as_next(command("capture", verb, "--url", status.url) for verb in verbs)
     return next_commands(str(status.path), len(status.writing))
 
 

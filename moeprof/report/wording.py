@@ -6,7 +6,7 @@ GiB = 2^30 for memory that is held, GB = 10^9 for bytes that are read, as bandwi
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 GIB = 1 << 30
 
@@ -29,6 +29,11 @@ def bits(value: float, digits: int = 3) -> str:
 def command(*words: object) -> str:
     """A moeprof command line that a shell takes as it stands, whatever is in a path."""
     return shlex.join(["moeprof", *map(str, words)])
+
+
+def as_next(commands: Iterable[str]) -> list[str]:
+    """The lines that say what to try next, a command each."""
+    return [f"{'' if place else 'Next:':7}{line}" for place, line in enumerate(commands)]
 
 
 def percent(share: float) -> str:

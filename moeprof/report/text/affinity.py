@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from moeprof.analysis import AffinityResult
 from moeprof.analysis.affinity import ExpertPair, LayerAffinity, LayerTransition
 from moeprof.report.text.layout import table, wrapped
-from moeprof.report.wording import command, counted, percent, times
+from moeprof.report.wording import as_next, command, counted, percent, times
 
 _ROWS = 12  # layers shown
 
@@ -177,8 +177,7 @@ def _next_commands(affinity: AffinityResult, path: str) -> str:
     if affinity.next_layer_top1 is not None:
         uses.append("those that follow can be fetched ahead")
         verbs.append(command("cache", "prefetch", path, "--predictor", "markov"))
-    lines = (f"{'Next:' if not n else '':7}{verb}" for n, verb in enumerate(verbs))
-    return "\n".join([wrapped(f"Good for: {'; '.join(uses)}."), *lines])
+    return "\n".join([wrapped(f"Good for: {'; '.join(uses)}."), *as_next(verbs)])
 
 
 def _halved(affinity: AffinityResult) -> str:

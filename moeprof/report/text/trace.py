@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeprof.report.sampled import rotated_words, sampled_words
 from moeprof.report.text.layout import pairs, wrapped
-from moeprof.report.wording import command, counted, held_bytes
+from moeprof.report.wording import as_next, command, counted, held_bytes
 from moeprof.trace import TraceInfo
 
 
@@ -43,8 +43,7 @@ def described_trace_text(info: TraceInfo) -> str:
     if len(info.labels) > 1 and not info.counts_only:
         following.append(command("analyze", "specialization", info.path))
     following.append(command("report", info.path, "-o", "report.html"))
-    lines = (f"{'Next:' if not n else '':7}{verb}" for n, verb in enumerate(following))
-    return "\n".join([trace_info_text(info), "", *lines])
+    return "\n".join([trace_info_text(info), "", *as_next(following)])
 
 
 def validated_trace_text(info: TraceInfo) -> str:
