@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
+
+BRING_BLAS = ("numpy", "scipy.linalg", "torch")  # each its own
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -16,7 +20,14 @@ def map_threads(function: Callable[[Item], Made], items: Iterable[Item]) -> list
 
     Meanwhile BLAS has one thread for each of ours: its own would wait in busy loops for a core.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    blas = _blas_of(*(name for name in BRING_BLAS if name in sys.modules))
+    with blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, items))
+
+
+@cache
+def _blas_of(*loaded: str) -> Any:
+    """What sets the threads of BLAS, of all that is loaded: looking for it takes 2 ms."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
