@@ -130,7 +130,9 @@ def gather_report(
         views, views_left_out = _views(counts) if counts else ({}, 0)
     with stage("replaying caches"):
         followed = (
-            trace if trace.counts_only else middle_steps(trace, None, FOLLOWED // len(trace.layers))
+            trace
+            if trace.counts_only or not trace.layers
+            else middle_steps(trace, None, FOLLOWED // len(trace.layers))
         )
         layer_curve, global_curve = _curves(followed, missing)
         policies = replayed_policies(trace, _replayed(trace), missing) if layer_curve else {}
