@@ -12,11 +12,21 @@ Jain's index = (sum n_e)^2 / (E sum n_e^2) in [1 / E, 1] (Jain, Chiu, Hawe 1984)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.result import Result
+
+Real = TypeVar("Real", bound=np.floating)
+
+
+def entropy_bits(share: NDArray[Real]) -> NDArray[Real]:
+    """Entropy of `share` [..., experts] over the last axis; 0 log 0 = 0."""
+    logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
+    bits: NDArray[Real] = -np.einsum("...e,...e->...", share, logs)
+    return bits
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeprof.analysis.comparison.request_sums import LayerSums
+from moeprof.analysis.evenness import entropy_bits
 
 BATCHES = (8, 64)  # tokens of as many requests
 Floats = NDArray[np.float32]
@@ -91,13 +92,6 @@ def divergence(a: Totals, b: Totals) -> NDArray[np.float64]:
     p, q = _shares(a.load.sum(axis=0)), _shares(b.load.sum(axis=0))
     apart = entropy_bits((p + q) / 2) - (entropy_bits(p) + entropy_bits(q)) / 2
     return np.maximum(apart, 0).astype(np.float64)  # rounding leaves -1e-8 of nothing
-
-
-def entropy_bits(share: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Entropy over the last axis; 0 log 0 = 0."""
-    logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    bits: NDArray[np.floating] = -np.einsum("...e,...e->...", share, logs)
-    return bits
 
 
 def _shares(load: Floats) -> Floats:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moeprof.analysis.pruning.sums import each_layer
 from moeprof.result import Result
+from moeprof.threads import map_threads
 from moeprof.trace import Trace
 
 SAMPLE = 1 << 16  # tokens of each half: 2 million pairs a layer at top-4 and 2 neighbours
@@ -63,7 +63,7 @@ def find_pairs(trace: Trace, half: NDArray[np.integer]) -> MergeHints | None:
     if len(trace.layers) < 2:
         return None
     rows = [_spread(np.flatnonzero(half == part)) for part in (0, 1)]
-    chosen = each_layer(trace, lambda layer: _choices(trace, layer, rows))
+    chosen = map_threads(lambda layer: _choices(trace, layer, rows), trace.layers)
     size = trace.experts_per_layer
     places = {layer: place for place, layer in enumerate(trace.layers)}
 
@@ -71,7 +71,7 @@ def find_pairs(trace: Trace, half: NDArray[np.integer]) -> MergeHints | None:
         near = [p for p in (places[layer] - 1, places[layer] + 1) if 0 <= p < len(chosen)]
         return _judge(layer, chosen[places[layer]], [chosen[p] for p in near], size)
 
-    judged = each_layer(trace, judge)
+    judged = map_threads(judge, trace.layers)
     pairs = sorted((pair for found, _ in judged for pair in found), key=lambda p: -p.similarity)
     typical, high = np.quantile(np.concatenate([values for _, values in judged]), (0.5, 0.99))
     return MergeHints(pairs[:SHOWN], float(typical), float(high), min(map(len, rows)))

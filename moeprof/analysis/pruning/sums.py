@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from moeprof.trace import Trace
 
 ALL = "all"  # the one domain of a trace without labels
 UNLABELLED = "unlabelled"
-T = TypeVar("T")
 
 
 class Halves(NamedTuple):
@@ -73,17 +71,12 @@ def sum_domains(trace: Trace, halves: Halves) -> DomainSums:
     """The sums of every layer, a layer a thread. TraceError where an id names no expert."""
     groups = 2 * len(halves.domains)
     shape = (2, len(halves.domains), len(trace.layers), trace.experts_per_layer)
-    counts = each_layer(trace, lambda layer: count_layer(trace, layer, halves.group, groups))
+    counts = map_threads(lambda n: count_layer(trace, n, halves.group, groups), trace.layers)
     total = np.stack(counts, axis=1).reshape(shape)
     if not trace.manifest.weights:
         return DomainSums(total, None)
-    weight = each_layer(trace, lambda layer: _weigh(trace, layer, halves.group, groups))
+    weight = map_threads(lambda n: _weigh(trace, n, halves.group, groups), trace.layers)
     return DomainSums(total, np.stack(weight, axis=1).reshape(shape))
-
-
-def each_layer(trace: Trace, make: Callable[[int], T]) -> list[T]:
-    """`make` of every layer of `trace`, on threads."""
-    return map_threads(make, trace.layers)
 
 
 def _weigh(trace: Trace, layer: int, group: NDArray[np.int32], groups: int) -> NDArray[np.float64]:

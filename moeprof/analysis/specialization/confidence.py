@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.analysis.evenness import entropy_bits
 from moeprof.analysis.uncertainty import Interval, bootstrap
 from moeprof.errors import InputError
 from moeprof.result import Result
@@ -121,8 +122,7 @@ def _walk(trace: Trace, layer: int, tokens: _Tokens) -> _Layer:
         ties = _sums(request[rows][known], margins < NEAR_TIE, count)
     if trace.manifest.weights:
         share, known = _weight_shares(trace.weights(layer)[rows])
-        logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
-        weights = -(share * logs).sum(axis=1)
+        weights = entropy_bits(share)
         top = float(share.max(axis=1).mean()) if len(share) else None
         entropies = _sums(request[rows][known], weights, count)
     return _Layer(

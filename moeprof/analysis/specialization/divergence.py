@@ -10,17 +10,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moeprof.analysis.evenness import entropy_bits
+
 
 def divergence(share: NDArray[np.float64]) -> NDArray[np.float64]:
     """[...] divergence between the distributions of `share` [..., groups, experts]."""
-    apart: NDArray[np.float64] = entropy(share.mean(axis=-2)) - entropy(share).mean(axis=-1)
+    mixed, each = entropy_bits(share.mean(axis=-2)), entropy_bits(share)
+    apart: NDArray[np.float64] = mixed - each.mean(axis=-1)
     return apart
 
 
 def pair_divergence(share: NDArray[np.float64]) -> NDArray[np.float64]:
     """[..., groups, groups] divergence between each two of `share` [..., groups, experts]."""
-    each = entropy(share)
-    mixed = entropy((share[..., :, None, :] + share[..., None, :, :]) / 2)
+    each = entropy_bits(share)
+    mixed = entropy_bits((share[..., :, None, :] + share[..., None, :, :]) / 2)
     apart: NDArray[np.float64] = mixed - (each[..., :, None] + each[..., None, :]) / 2
     return apart.clip(min=0)  # rounding leaves -1e-17 on the diagonal
 
@@ -29,13 +32,6 @@ def shares(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """`counts` [..., experts] over their sum; zeros where there are none."""
     share: NDArray[np.float64] = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1e-300)
     return share
-
-
-def entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy in bits over the last axis; 0 log 0 = 0."""
-    logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    bits: NDArray[np.float64] = -(share * logs).sum(axis=-1)
-    return bits
 
 
 def domain_divergence(
